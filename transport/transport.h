@@ -1,0 +1,158 @@
+// Transports: how frames and bulk bytes travel between a client process and its worker.
+//
+// A Link is what a session uses: two ordered byte streams (calls, and the side stream for callbacks) and a Bulk mover.
+// tcp, shm and loopback implement it; rdma will. A transport advertises its limits and the layer above adapts.
+// Nothing here knows CUDA or protobuf. All functions are safe to call from any thread unless they say otherwise.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/limits.h"
+#include "base/status.h"
+
+namespace bf::transport {
+
+// An ordered, reliable byte stream to one peer.
+class Stream {
+ public:
+  virtual ~Stream() = default;
+
+  // Sends every byte of `parts`. Blocks while the peer does not take them. One sender at a time (the caller's lock).
+  // kUnavailable once the peer is gone or shut() was called.
+  virtual Status send(std::span<const iovec> parts) = 0;
+
+  // Receives 1..buffer.size() bytes; 0 means the peer closed in order. Polls for up to `spin` before it sleeps.
+  // One receiver at a time.
+  virtual Result<size_t> receive(std::span<std::byte> buffer, std::chrono::microseconds spin) = 0;
+
+  // Makes every pending and later send/receive here, and soon at the peer, fail. Idempotent, never blocks.
+  virtual void shut() noexcept = 0;
+};
+
+// One piece of a bulk transfer. `sequence` counts the blocks of one direction of a link, from 0, in send order.
+struct Block {
+  uint64_t sequence = 0;
+  uint64_t transfer = 0;  // the sender's id of the transfer
+  uint64_t offset = 0;    // of this block in the transfer
+  uint32_t bytes = 0;     // 1..kBulkBlockBytes
+};
+
+// Where incoming bulk bytes go. Called on transport threads, for one block at a time per channel, possibly for several
+// blocks at once; never called after Bulk::stop() returned.
+class BulkSink {
+ public:
+  virtual ~BulkSink() = default;
+
+  // The final place of the block, or nullptr: land it in the ring. Must not block. Only asked by transports that can
+  // place (Limits::places). Everything in `block` is the peer's claim: answer kReject for what was never agreed.
+  virtual std::byte* place(const Block& block) noexcept = 0;
+
+  // The bytes lie at `data`: the address place() gave, or a ring slot. A ring slot stays the sink's until it calls
+  // Bulk::release(block) (from any thread, any order). Must not block for long. False: the block was never agreed;
+  // the link is shut.
+  virtual bool landed(const Block& block, std::byte* data) noexcept = 0;
+
+  // The link failed or the peer left; no more blocks come. Called at most once.
+  virtual void lost(const Status& why) noexcept = 0;
+};
+
+// place() returns this to refuse a block; the link is shut.
+inline std::byte* const kReject = reinterpret_cast<std::byte*>(1);
+
+// Moves large byte ranges beside the call stream, cut into blocks, striped over channels, with a landing ring of
+// Limits::ring_blocks slots of kBulkBlockBytes at the receiver. Flow control: block `s` may enter the ring only when
+// every block below `s - ring_blocks + 1` has been released, so a receiver that consumes in sequence order never
+// deadlocks. Blocks that were placed (place() != nullptr) count as released when landed() returns.
+class Bulk {
+ public:
+  virtual ~Bulk() = default;
+
+  // Starts delivering into `sink` (kept until stop()). Call once, before any send.
+  virtual void start(BulkSink& sink) = 0;
+
+  // Queues `bytes` at `data` as transfer `transfer` and returns the sequence number after its last block. Never waits for
+  // the peer. Block sequence numbers follow the order of send() calls. `sent` runs once on a transport thread when the
+  // bytes at `data` are no longer needed (also, with an error, when the link fails).
+  virtual uint64_t send(uint64_t transfer, const void* data, size_t bytes, std::function<void(const Status&)> sent) = 0;
+
+  // Gives a ring slot back.
+  virtual void release(const Block& block) = 0;
+
+  // The landing ring: the worker registers it with the driver, so that copies run straight from it. Empty if the
+  // transport always places.
+  virtual std::span<std::byte> ring() = 0;
+
+  // Stops threads; pending sends end with kUnavailable. Returns when no callback runs any more.
+  virtual void stop() noexcept = 0;
+};
+
+struct Limits {
+  const char* name = "";      // "tcp", "shm", "loopback"
+  bool same_host = false;
+  bool places = false;        // asks BulkSink::place
+  uint32_t ring_blocks = limits::kBulkBlocks;
+  uint32_t bulk_channels = 1;
+};
+
+// What a session uses. Destroying a link shuts it.
+class Link {
+ public:
+  virtual ~Link() = default;
+  virtual Stream& calls() = 0;
+  virtual Stream& side() = 0;
+  virtual Bulk& bulk() = 0;
+  virtual const Limits& limits() const = 0;
+  // Shuts all streams and stops bulk from delivering. Idempotent; never blocks.
+  virtual void shut() noexcept = 0;
+};
+
+// --- Establishing links ------------------------------------------------------------------------------------------------
+
+// "host:port", "[v6]:port", "tcp://host:port", or "unix:NAME" (abstract socket NAME).
+struct Address {
+  std::string host;
+  uint16_t port = 0;
+  std::string unix_name;  // not empty: an abstract Unix socket
+  std::string to_string() const;
+};
+Result<Address> parse_address(const std::string& text, uint16_t default_port);
+
+// A connected socket (TCP_NODELAY, close-on-exec). Tries every address a name resolves to. kUnavailable or kTimeout.
+Result<Fd> dial(const Address& address, std::chrono::milliseconds timeout);
+
+// A listening socket (close-on-exec, non-blocking). kDenied/kInvalid/kInternal with what to do.
+Result<Fd> listen(const Address& address, int backlog);
+
+// tcp: `calls`, `side` and at least one bulk connection, all connected to the same peer.
+std::unique_ptr<Link> make_tcp_link(Fd calls, Fd side, std::vector<Fd> bulk);
+
+// shm: over one connected Unix socket. The worker offers (makes the memfd and sends it), the client accepts.
+// The socket stays open for as long as the link lives: its hang-up is how a dead peer is noticed.
+// Everything read from the shared segment is the peer's claim and is bounded on every access.
+Result<std::unique_ptr<Link>> offer_shm_link(Fd socket);
+Result<std::unique_ptr<Link>> accept_shm_link(Fd socket, std::chrono::milliseconds timeout);
+
+// loopback: two ends in one process, the reference implementation, with faults.
+struct Faults {
+  std::chrono::microseconds delay{0};     // added to every delivery
+  size_t split_bytes = 0;                 // receive() returns at most this many bytes; 0: no limit
+  uint64_t cut_after_bytes = 0;           // the link fails after so many stream bytes; 0: never
+  uint64_t corrupt_at_byte = UINT64_MAX;  // this byte of the calls stream is inverted on its way
+};
+struct LoopbackPair {
+  std::unique_ptr<Link> client;
+  std::unique_ptr<Link> worker;
+};
+LoopbackPair make_loopback(const Faults& to_worker = {}, const Faults& to_client = {});
+
+}  // namespace bf::transport
