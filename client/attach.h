@@ -1,0 +1,37 @@
+// Attaching: from the environment that bfrun made to a link with a worker.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "transport/transport.h"
+
+namespace bf::client {
+
+// BF_SERVER, BF_LEASE, BF_LEASE_SECRET and BF_TRANSPORT. An empty server: this process has no GPUs.
+struct AttachSettings {
+  std::string server;
+  std::string lease;
+  std::string secret;     // raw bytes
+  std::string transport;  // auto | tcp | shm
+
+  static Result<AttachSettings> from_environment();
+};
+
+struct Attached {
+  std::unique_ptr<transport::Link> link;
+  std::vector<int> sockets;  // owned by the link; a forked child closes its copies, so that they do not keep it alive
+};
+
+// Dials, proves the lease, opens the channels. Blocks for at most limits::kHandshakeTimeoutMs.
+Result<Attached> attach(const AttachSettings& settings);
+
+// Tests without a server give a factory; it is asked instead of from_environment() and attach().
+using LinkFactory = std::function<Result<Attached>()>;
+void set_link_factory(LinkFactory factory);
+const LinkFactory& link_factory();
+
+}  // namespace bf::client

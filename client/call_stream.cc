@@ -1,0 +1,155 @@
+#include "client/call_stream.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+
+namespace bf::client {
+
+namespace {
+constexpr auto kFlusherSpin = std::chrono::microseconds(50);  // gap between launches of a busy program
+constexpr size_t kKeepCapacity = 4 << 20;                     // a buffer that grew past this for an image is given back
+}  // namespace
+
+void CallStream::Buffer::reserve(size_t bytes) {
+  if (bytes <= capacity) return;
+  size_t grown = capacity ? capacity : 64 << 10;
+  while (grown < bytes) grown *= 2;
+  data = static_cast<std::byte*>(std::realloc(data, grown));
+  BF_CHECK(data != nullptr);
+  capacity = grown;
+}
+
+void CallStream::Buffer::put(const void* bytes, size_t count) {
+  if (count) std::memcpy(data + used, bytes, count);
+  used += count;
+}
+
+CallStream::CallStream(transport::Stream& stream, std::function<void(const Status&)> lost)
+    : stream_(stream), lost_(std::move(lost)) {}
+
+CallStream::~CallStream() {
+  std::free(pending_.data);
+  std::free(sending_.data);
+}
+
+bool CallStream::append(const FrameHeader& header, Bytes body, const Payload& payload, Urgency urgency) {
+  const size_t bytes = sizeof header + body.size() + payload.bytes;
+  lock_.lock();
+  while (!closed_ && pending_.used > 0 && pending_.used + bytes > kMaxPending) {
+    uint32_t seen = room_word_.load(std::memory_order_relaxed);
+    ++room_waiters_;
+    lock_.unlock();
+    futex_wait(room_word_, seen);
+    lock_.lock();
+    --room_waiters_;
+  }
+  if (closed_) {
+    lock_.unlock();
+    return false;
+  }
+  pending_.reserve(pending_.used + bytes);
+  pending_.put(&header, sizeof header);
+  pending_.put(body.data(), body.size());
+  for (size_t i = 0; i < payload.count; ++i) pending_.put(payload.parts[i].iov_base, payload.parts[i].iov_len);
+  pending_bytes_.store(pending_.used, std::memory_order_release);
+  if (busy_) {  // whoever sends will take this along
+    lock_.unlock();
+    return true;
+  }
+  if (urgency == Urgency::kNow) {
+    busy_ = true;
+    lock_.unlock();
+    return send_pending(1);
+  }
+  bool wake = std::exchange(flusher_sleeps_, false);
+  lock_.unlock();
+  if (wake) {
+    flusher_word_.fetch_add(1, std::memory_order_release);
+    futex_wake(flusher_word_, 1);
+  }
+  return true;
+}
+
+// Called with busy_ set by this thread. Sends up to `rounds` gatherings, then leaves the rest to the flusher.
+bool CallStream::send_pending(int rounds) {
+  for (;; --rounds) {
+    lock_.lock();
+    if (closed_ || pending_.used == 0 || rounds == 0) break;
+    std::swap(pending_, sending_);
+    pending_bytes_.store(0, std::memory_order_relaxed);
+    bool wake_room = room_waiters_ > 0;
+    if (wake_room) room_word_.fetch_add(1, std::memory_order_relaxed);
+    lock_.unlock();
+    if (wake_room) futex_wake(room_word_, INT_MAX);
+    iovec part{sending_.data, sending_.used};
+    Status status = stream_.send({&part, 1});
+    sending_.used = 0;
+    if (sending_.capacity > kKeepCapacity) {
+      std::free(sending_.data);
+      sending_ = {};
+    }
+    if (!status.ok()) {
+      lock_.lock();
+      busy_ = false;
+      lock_.unlock();
+      lost_(status);
+      return false;
+    }
+  }
+  busy_ = false;
+  bool wake = pending_.used > 0 && std::exchange(flusher_sleeps_, false);
+  bool open = !closed_;
+  lock_.unlock();
+  if (wake) {
+    flusher_word_.fetch_add(1, std::memory_order_release);
+    futex_wake(flusher_word_, 1);
+  }
+  return open;
+}
+
+void CallStream::run_flusher() {
+  for (;;) {
+    uint32_t seen = flusher_word_.load(std::memory_order_acquire);
+    lock_.lock();
+    if (closed_) return lock_.unlock();
+    if (pending_.used > 0 && !busy_) {
+      busy_ = true;
+      lock_.unlock();
+      send_pending(INT_MAX);
+      if (may_spin()) {
+        auto until = std::chrono::steady_clock::now() + kFlusherSpin;
+        while (pending_bytes_.load(std::memory_order_relaxed) == 0 && std::chrono::steady_clock::now() < until) {
+          for (int i = 0; i < 16; ++i) cpu_relax();
+        }
+      }
+      continue;
+    }
+    // Nothing to do, or another thread sends and will wake us if it leaves something behind.
+    flusher_sleeps_ = true;
+    lock_.unlock();
+    futex_wait(flusher_word_, seen);
+  }
+}
+
+void CallStream::drain(int timeout_ms) {
+  for (int waited = 0; waited < timeout_ms; ++waited) {
+    lock_.lock();
+    bool idle = closed_ || (pending_.used == 0 && !busy_);
+    lock_.unlock();
+    if (idle) return;
+    usleep(1000);
+  }
+}
+
+void CallStream::close() {
+  lock_.lock();
+  closed_ = true;
+  room_word_.fetch_add(1, std::memory_order_relaxed);
+  lock_.unlock();
+  futex_wake(room_word_, INT_MAX);
+  flusher_word_.fetch_add(1, std::memory_order_release);
+  futex_wake(flusher_word_, 1);
+}
+
+}  // namespace bf::client

@@ -1,0 +1,264 @@
+// Functions and kernels: questions answered from the facts that came with them.
+#include "client/functions.h"
+
+#include <cstdio>
+#include <cstring>
+
+#include "api/remote.h"
+#include "client/contexts.h"
+
+namespace bf::client {
+
+namespace {
+
+Function* find_function(CUfunction function) { return state().code(function); }
+Function* find_kernel(CUkernel kernel) { return state().kernels.find(value_of(kernel)); }
+
+bool changeable(CUfunction_attribute attribute) {
+  switch (attribute) {
+    case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
+    case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
+    case CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH:
+    case CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_HEIGHT:
+    case CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_DEPTH:
+    case CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED:
+    case CU_FUNC_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE:
+      return true;
+    default:
+      return false;
+  }
+}
+
+CUresult get_attribute(int* value, CUfunction_attribute attribute, const Function* function) {
+  if (!value) return CUDA_ERROR_INVALID_VALUE;
+  if (!function) return CUDA_ERROR_INVALID_HANDLE;
+  if (attribute < 0 || attribute >= CU_FUNC_ATTRIBUTE_MAX || !function->has_attribute[attribute].load(std::memory_order_relaxed)) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  *value = function->attribute(attribute);
+  return CUDA_SUCCESS;
+}
+
+void set_attribute(Function& function, CUfunction_attribute attribute, int value) {
+  function.attributes[attribute].store(value, std::memory_order_relaxed);
+  function.has_attribute[attribute].store(true, std::memory_order_relaxed);
+}
+
+CUresult parameter_info(const Function* function, size_t index, size_t* offset, size_t* size) {
+  if (!function) return CUDA_ERROR_INVALID_HANDLE;
+  if (!offset || index >= function->parameters.size()) return CUDA_ERROR_INVALID_VALUE;
+  *offset = function->parameters[index].offset;
+  if (size) *size = function->parameters[index].size;
+  return CUDA_SUCCESS;
+}
+
+CUresult get_name(const char** name, const Function* function) {
+  if (!name) return CUDA_ERROR_INVALID_VALUE;
+  if (!function) return CUDA_ERROR_INVALID_HANDLE;
+  *name = function->name.c_str();
+  return CUDA_SUCCESS;
+}
+
+template <typename Table>
+std::optional<std::vector<uint64_t>> adopt(std::span<const std::byte> handles, std::span<const std::byte> facts,
+                                           Table& table, uint64_t owner, uint64_t context) {
+  auto decoded = decode_function_facts_list({reinterpret_cast<const char*>(facts.data()), facts.size()});
+  if (!decoded.ok() || decoded->size() * 8 != handles.size()) return std::nullopt;
+  std::vector<uint64_t> values(decoded->size());
+  if (!values.empty()) std::memcpy(values.data(), handles.data(), handles.size());
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (table.find(values[i])) continue;
+    Function* function = table.adopt(values[i]);
+    if (!function) return std::nullopt;
+    function->set((*decoded)[i]);
+    function->owner = owner;
+    function->context = context;
+  }
+  return values;
+}
+
+}  // namespace
+
+// --- functions.h -----------------------------------------------------------------------------------------------------------
+
+CUresult read_image_file(const char* path, std::vector<char>* image) {
+  FILE* file = std::fopen(path, "rbe");
+  if (!file) return CUDA_ERROR_FILE_NOT_FOUND;
+  char block[64 << 10];
+  for (size_t got; (got = std::fread(block, 1, sizeof block, file)) > 0;) image->insert(image->end(), block, block + got);
+  bool failed = std::ferror(file);
+  std::fclose(file);
+  image->push_back(0);
+  return failed ? CUDA_ERROR_FILE_NOT_FOUND : CUDA_SUCCESS;
+}
+
+bool set_facts(Function& function, std::span<const std::byte> facts) {
+  auto decoded = decode_function_facts({reinterpret_cast<const char*>(facts.data()), facts.size()});
+  if (!decoded.ok()) return false;
+  function.set(*decoded);
+  return true;
+}
+
+std::optional<std::vector<uint64_t>> adopt_functions(std::span<const std::byte> handles, std::span<const std::byte> facts,
+                                                     HandleTable<Function, HandleKind::kFunction>& table, uint64_t owner,
+                                                     uint64_t context) {
+  return adopt(handles, facts, table, owner, context);
+}
+
+std::optional<std::vector<uint64_t>> adopt_functions(std::span<const std::byte> handles, std::span<const std::byte> facts,
+                                                     HandleTable<Function, HandleKind::kKernel>& table, uint64_t owner,
+                                                     uint64_t context) {
+  return adopt(handles, facts, table, owner, context);
+}
+
+uint64_t find_by_name(Module& module, const char* name) {
+  std::lock_guard guard(module.lock);
+  for (auto& [known, value] : module.functions) {
+    if (known == name) return value;
+  }
+  return 0;
+}
+
+uint64_t keep_by_name(Module& module, const char* name, uint64_t value) {
+  std::lock_guard guard(module.lock);
+  for (auto& [known, first] : module.functions) {
+    if (known == name) return first;
+  }
+  module.functions.emplace_back(name, value);
+  return value;
+}
+
+void keep_global(Module& module, CUdeviceptr address, size_t bytes) {
+  auto known = state().ranges.find(address);
+  if (known && known->base == address && known->bytes == bytes) return;
+  Range range;
+  range.base = address;
+  range.bytes = bytes;
+  range.context = current_context();
+  range.device = state().contexts.find(range.context)->device;
+  range.owned = false;
+  state().ranges.insert(range);
+  std::lock_guard guard(module.lock);
+  module.globals.push_back(address);
+}
+
+std::vector<uint64_t> take_globals(Module& module) {
+  std::lock_guard guard(module.lock);
+  return std::exchange(module.globals, {});
+}
+
+CUresult function_of_kernel(CUkernel kernel, CUfunction* function) {
+  Function* object = find_kernel(kernel);
+  if (!object) return CUDA_ERROR_INVALID_HANDLE;
+  const uint64_t context = current_context();
+  {
+    std::lock_guard guard(object->lock);
+    for (auto& [owner, known] : object->functions) {
+      if (owner != context || !state().functions.find(known)) continue;
+      *function = as_handle<CUfunction>(known);
+      return CUDA_SUCCESS;
+    }
+  }
+  std::span<const std::byte> facts;
+  CUfunction made = nullptr;
+  if (CUresult result = remote_cuKernelGetFunction(&made, kernel, facts); result != CUDA_SUCCESS) return result;
+  Function& added = *state().functions.find(value_of(made));
+  if (!set_facts(added, facts)) return malformed_reply("cuKernelGetFunction");
+  added.of_kernel = value_of(kernel);
+  added.context = context;
+  std::lock_guard guard(object->lock);
+  object->functions.emplace_back(context, value_of(made));
+  *function = made;
+  return CUDA_SUCCESS;
+}
+
+// --- Kernels ---------------------------------------------------------------------------------------------------------------
+
+CUresult handle_cuKernelGetFunction(CUfunction* pFunc, CUkernel kernel) noexcept {
+  if (!pFunc) return CUDA_ERROR_INVALID_VALUE;
+  if (CUresult result = need_context(); result != CUDA_SUCCESS) return result;
+  return function_of_kernel(kernel, pFunc);
+}
+
+CUresult handle_cuKernelGetLibrary(CUlibrary* pLib, CUkernel kernel) noexcept {
+  if (!pLib) return CUDA_ERROR_INVALID_VALUE;
+  Function* object = find_kernel(kernel);
+  if (!object) return CUDA_ERROR_INVALID_HANDLE;
+  *pLib = as_handle<CUlibrary>(object->owner);
+  return CUDA_SUCCESS;
+}
+
+CUresult handle_cuKernelGetName(const char** name, CUkernel hfunc) noexcept { return get_name(name, find_kernel(hfunc)); }
+
+CUresult handle_cuKernelGetAttribute(int* pi, CUfunction_attribute attrib, CUkernel kernel, CUdevice dev) noexcept {
+  if (!device_snapshot(dev)) return CUDA_ERROR_INVALID_DEVICE;
+  return get_attribute(pi, attrib, find_kernel(kernel));
+}
+
+CUresult handle_cuKernelSetAttribute(CUfunction_attribute attrib, int val, CUkernel kernel, CUdevice dev) noexcept {
+  if (!device_snapshot(dev)) return CUDA_ERROR_INVALID_DEVICE;
+  Function* object = find_kernel(kernel);
+  if (!object) return CUDA_ERROR_INVALID_HANDLE;
+  if (!changeable(attrib)) return CUDA_ERROR_INVALID_VALUE;
+  if (object->has_attribute[attrib].load(std::memory_order_relaxed) && object->attribute(attrib) == val) return CUDA_SUCCESS;
+  CUresult result = remote_cuKernelSetAttribute(attrib, val, kernel, dev);
+  if (result != CUDA_SUCCESS) return result;
+  set_attribute(*object, attrib, val);
+  std::lock_guard guard(object->lock);
+  for (auto& [context, function] : object->functions) {
+    if (Function* made = state().functions.find(function)) set_attribute(*made, attrib, val);
+  }
+  return CUDA_SUCCESS;
+}
+
+CUresult handle_cuKernelGetParamInfo(CUkernel kernel, size_t paramIndex, size_t* paramOffset, size_t* paramSize) noexcept {
+  return parameter_info(find_kernel(kernel), paramIndex, paramOffset, paramSize);
+}
+
+// --- Functions ---------------------------------------------------------------------------------------------------------------
+
+CUresult handle_cuFuncGetAttribute(int* pi, CUfunction_attribute attrib, CUfunction hfunc) noexcept {
+  return get_attribute(pi, attrib, find_function(hfunc));
+}
+
+CUresult handle_cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, int value) noexcept {
+  Function* object = find_function(hfunc);
+  if (!object) return CUDA_ERROR_INVALID_HANDLE;
+  if (!changeable(attrib)) return CUDA_ERROR_INVALID_VALUE;
+  CUresult result = remote_cuFuncSetAttribute(hfunc, attrib, value);
+  if (result == CUDA_SUCCESS) set_attribute(*object, attrib, value);
+  return result;
+}
+
+CUresult handle_cuFuncGetModule(CUmodule* hmod, CUfunction hfunc) noexcept {
+  if (!hmod) return CUDA_ERROR_INVALID_VALUE;
+  Function* object = find_function(hfunc);
+  if (!object) return CUDA_ERROR_INVALID_HANDLE;
+  if (object->kernel || object->of_kernel) {
+    Function* kernel = object->kernel ? object : state().kernels.find(object->of_kernel);
+    if (!kernel) return CUDA_ERROR_INVALID_HANDLE;
+    return handle_cuLibraryGetModule(hmod, as_handle<CUlibrary>(kernel->owner));
+  }
+  *hmod = as_handle<CUmodule>(object->owner);
+  return CUDA_SUCCESS;
+}
+
+CUresult handle_cuFuncGetName(const char** name, CUfunction hfunc) noexcept { return get_name(name, find_function(hfunc)); }
+
+CUresult handle_cuFuncGetParamInfo(CUfunction func, size_t paramIndex, size_t* paramOffset, size_t* paramSize) noexcept {
+  return parameter_info(find_function(func), paramIndex, paramOffset, paramSize);
+}
+
+// The worker loads eagerly.
+CUresult handle_cuFuncIsLoaded(CUfunctionLoadingState* loading, CUfunction function) noexcept {
+  if (!loading) return CUDA_ERROR_INVALID_VALUE;
+  if (!find_function(function)) return CUDA_ERROR_INVALID_HANDLE;
+  *loading = CU_FUNCTION_LOADING_STATE_LOADED;
+  return CUDA_SUCCESS;
+}
+
+CUresult handle_cuFuncLoad(CUfunction function) noexcept {
+  return find_function(function) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
+}
+
+}  // namespace bf::client

@@ -1,0 +1,38 @@
+// What modules, libraries, kernels and functions have in common.
+#pragma once
+
+#include <optional>
+
+#include "client/state.h"
+
+namespace bf::client {
+
+// FILE_NOT_FOUND if it cannot be read. A zero byte follows the contents: PTX is text.
+CUresult read_image_file(const char* path, std::vector<char>* image);
+
+// False if the facts cannot be decoded.
+bool set_facts(Function& function, std::span<const std::byte> facts);
+
+// The functions of an enumeration; nothing if the reply is malformed.
+std::optional<std::vector<uint64_t>> adopt_functions(std::span<const std::byte> handles, std::span<const std::byte> facts,
+                                                     HandleTable<Function, HandleKind::kFunction>& table, uint64_t owner,
+                                                     uint64_t context);
+std::optional<std::vector<uint64_t>> adopt_functions(std::span<const std::byte> handles, std::span<const std::byte> facts,
+                                                     HandleTable<Function, HandleKind::kKernel>& table, uint64_t owner,
+                                                     uint64_t context);
+
+// A module's functions, a library's kernels. keep_by_name gives the value that was there first, if two threads race.
+uint64_t find_by_name(Module& module, const char* name);
+uint64_t keep_by_name(Module& module, const char* name, uint64_t value);
+
+// A variable of the module becomes a known device range.
+void keep_global(Module& module, CUdeviceptr address, size_t bytes);
+std::vector<uint64_t> take_globals(Module& module);
+
+// The function of a kernel in the current context: made on the first question, then cached.
+CUresult function_of_kernel(CUkernel kernel, CUfunction* function);
+
+// Blocks of `threads` threads that fit on a multiprocessor; answers are cached.
+CUresult occupancy(int* blocks, CUfunction function, int threads, size_t dynamic_bytes, unsigned flags);
+
+}  // namespace bf::client

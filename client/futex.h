@@ -1,0 +1,61 @@
+// Waiting, the cheap way: a lock for sections of a few instructions, and futex words. Waiters spin briefly where a
+// second processor can make progress meanwhile, then sleep in the kernel. Not fair, not recursive.
+#pragma once
+
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <climits>
+#include <cstdint>
+
+namespace bf::client {
+
+inline void futex_wait(const std::atomic<uint32_t>& word, uint32_t expected, const timespec* timeout = nullptr) {
+  syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, expected, timeout, nullptr, 0);
+}
+inline void futex_wake(const std::atomic<uint32_t>& word, int waiters) {
+  syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, waiters, nullptr, nullptr, 0);
+}
+
+inline void cpu_relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// True on machines where spinning does not take the processor from the thread that is waited for.
+inline bool may_spin() {
+  static const bool yes = sysconf(_SC_NPROCESSORS_ONLN) > 2;
+  return yes;
+}
+
+class SpinLock {
+ public:
+  void lock() noexcept {
+    uint32_t free = 0;
+    if (!state_.compare_exchange_strong(free, 1, std::memory_order_acquire)) lock_contended();
+  }
+  void unlock() noexcept {
+    if (state_.exchange(0, std::memory_order_release) == 2) futex_wake(state_, 1);
+  }
+
+ private:
+  void lock_contended() noexcept {
+    for (int spin = may_spin() ? 200 : 0; spin > 0; --spin) {
+      uint32_t free = 0;
+      if (state_.load(std::memory_order_relaxed) == 0 &&
+          state_.compare_exchange_strong(free, 1, std::memory_order_acquire)) {
+        return;
+      }
+      cpu_relax();
+    }
+    while (state_.exchange(2, std::memory_order_acquire) != 0) futex_wait(state_, 2);
+  }
+
+  std::atomic<uint32_t> state_{0};  // 0 free, 1 held, 2 held and somebody sleeps
+};
+
+}  // namespace bf::client

@@ -1,0 +1,399 @@
+#include "client/session.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "base/log.h"
+#include "client/contexts.h"
+#include "api/remote.h"
+#include "proto/control.h"
+
+namespace bf::client {
+
+constinit std::atomic<uint32_t> g_gate{CUDA_ERROR_NOT_INITIALIZED};
+std::atomic<Session*> Session::instance_{nullptr};
+
+namespace {
+
+constexpr size_t kReceiveBytes = 256 << 10;
+constexpr size_t kKeepBytes = 1 << 20;        // larger buffers are given back after the frame that needed them
+constexpr size_t kPrintBytes = 4 << 20;       // text nobody has asked for yet; beyond, the receiver writes it out itself
+constexpr const char* kVersion = "0.1.0";
+constexpr int kGoodbyeMs = 1000;
+constexpr auto kSpin = std::chrono::microseconds(50);
+
+std::mutex g_start;                    // one attach at a time
+std::atomic<bool> g_used{false};       // this process has a session, or is making one
+std::atomic<bool> g_forked{false};     // a child of a process that used CUDA
+
+}  // namespace
+
+bool is_sticky(CUresult result) {
+  switch (int(result)) {
+    case CUDA_ERROR_ECC_UNCORRECTABLE:
+    case CUDA_ERROR_NVLINK_UNCORRECTABLE:
+    case CUDA_ERROR_CONTAINED:
+    case CUDA_ERROR_ILLEGAL_ADDRESS:
+    case CUDA_ERROR_LAUNCH_TIMEOUT:
+    case CUDA_ERROR_ASSERT:
+    case CUDA_ERROR_HARDWARE_STACK_ERROR:
+    case CUDA_ERROR_ILLEGAL_INSTRUCTION:
+    case CUDA_ERROR_MISALIGNED_ADDRESS:
+    case CUDA_ERROR_INVALID_ADDRESS_SPACE:
+    case CUDA_ERROR_INVALID_PC:
+    case CUDA_ERROR_LAUNCH_FAILED:
+    case CUDA_ERROR_TENSOR_MEMORY_LEAK:
+    case CUDA_ERROR_EXTERNAL_DEVICE:
+      return true;
+    default:
+      return false;
+  }
+}
+
+static bool is_capture_error(CUresult result) {
+  return result >= CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED && result <= CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
+}
+
+// --- Beginning and end ---------------------------------------------------------------------------------------------------
+
+Session::Session(Attached attached)
+    : link_(std::move(attached.link)),
+      sockets_(std::move(attached.sockets)),
+      landing_([this](const Status& why) { lose(why); }),
+      stream_(link_->calls(), [this](const Status& why) { lose(why); }) {}
+
+CUresult Session::start() {
+  if (gate() != CUDA_ERROR_NOT_INITIALIZED) return gate();
+  if (g_forked.load(std::memory_order_acquire)) return CUDA_ERROR_NOT_INITIALIZED;
+  std::lock_guard guard(g_start);
+  if (gate() != CUDA_ERROR_NOT_INITIALIZED) return gate();
+  static bool registered = false;
+  if (!registered) {
+    pthread_atfork(nullptr, nullptr, at_fork_child);
+    set_log_level(parse_log_level(getenv("BF_LOG") ? getenv("BF_LOG") : "", LogLevel::kOff));
+    registered = true;
+  }
+  g_used.store(true, std::memory_order_release);
+  auto fail = [](const Status& why, CUresult result) {
+    BF_ERROR("cannot start a session: {}", why.message());
+    g_used.store(false, std::memory_order_release);
+    return result;
+  };
+
+  auto attached = [&]() -> Result<Attached> {
+    if (link_factory()) return link_factory()();
+    auto settings = AttachSettings::from_environment();
+    if (!settings.ok()) return settings.status();
+    if (settings->server.empty()) return Status(StatusCode::kImpossible, "no server is named; start the program with bfrun");
+    return attach(*settings);
+  }();
+  if (!attached.ok()) {
+    bool none = attached.status().code() == StatusCode::kImpossible;
+    return fail(attached.status(), none ? CUDA_ERROR_NO_DEVICE : CUDA_ERROR_DEVICE_UNAVAILABLE);
+  }
+  auto* session = new Session(std::move(*attached));
+  if (Status status = session->run(); !status.ok()) return fail(status, CUDA_ERROR_OPERATING_SYSTEM);
+  instance_.store(session, std::memory_order_release);
+  std::span<const std::byte> snapshot;
+  CUresult started = remote_bfSessionStart(kVersion, snapshot);
+  auto decoded = decode_session_snapshot({reinterpret_cast<const char*>(snapshot.data()), snapshot.size()});
+  if (started != CUDA_SUCCESS || !decoded.ok() || decoded->devices.size() > limits::kDevices) {
+    session->lose(decoded.ok() ? Status(StatusCode::kUnavailable, "the worker did not start the session") : decoded.status());
+    return CUDA_ERROR_DEVICE_UNAVAILABLE;
+  }
+  session->snapshot_ = std::move(*decoded);
+  make_attribute_tables(session->snapshot_);
+  make_primary_contexts(session->snapshot_);
+  atexit(at_exit);
+  uint32_t expected = CUDA_ERROR_NOT_INITIALIZED;
+  g_gate.compare_exchange_strong(expected, CUDA_SUCCESS);
+  return gate();
+}
+
+CUresult Session::questions_gate() {
+  CUresult why = gate();
+  if (why != CUDA_ERROR_DEVICE_UNAVAILABLE) return why;
+  Session* session = get();
+  return session && !session->snapshot_.devices.empty() ? CUDA_SUCCESS : why;
+}
+
+Status Session::run() {
+  link_->bulk().start(landing_);
+  landing_.attach(link_->bulk());
+  struct {
+    const char* name;
+    std::function<void()> body;
+  } loops[] = {
+      {"bf-receive", [this] { receive_loop(); }},
+      {"bf-flush", [this] { stream_.run_flusher(); }},
+      {"bf-callback", [this] { lose(callbacks_.run(link_->side(), landing_)); }},
+  };
+  for (auto& loop : loops) {
+    auto thread = transport::Thread::start(loop.name, std::move(loop.body));
+    if (!thread.ok()) {
+      lose(thread.status());
+      return thread.status();
+    }
+    threads_.push_back(std::move(*thread));
+  }
+  return ok_status();
+}
+
+void Session::lose(const Status& why, CUresult code) {
+  uint32_t gate = g_gate.load();
+  while (gate != CUDA_ERROR_DEINITIALIZED && gate != CUDA_ERROR_DEVICE_UNAVAILABLE) {
+    if (g_gate.compare_exchange_weak(gate, code)) {
+      if (code == CUDA_ERROR_DEVICE_UNAVAILABLE) BF_ERROR("the session is lost: {}", why.message());
+      break;
+    }
+  }
+  stream_.close();
+  link_->shut();
+  landing_.stop();
+  for (auto& slot : lanes_) {
+    Lane* lane = slot.load(std::memory_order_acquire);
+    if (!lane) continue;
+    uint32_t state = lane->state.load();
+    while ((state == Lane::kWaiting || state == Lane::kSleeping) && !lane->state.compare_exchange_weak(state, Lane::kLost)) {
+    }
+    futex_wake(lane->state, 1);
+  }
+}
+
+void Session::at_exit() {
+  if (g_forked.load()) return;
+  Session* session = get();
+  uint32_t live = CUDA_SUCCESS;
+  bool was_live = g_gate.compare_exchange_strong(live, CUDA_ERROR_DEINITIALIZED);
+  g_gate.store(CUDA_ERROR_DEINITIALIZED);
+  if (was_live) session->stream_.drain(kGoodbyeMs);
+  session->lose(ok_status(), CUDA_ERROR_DEINITIALIZED);
+  session->write_prints();
+}
+
+void Session::at_fork_child() {
+  if (!g_used.load(std::memory_order_relaxed)) return;
+  g_forked.store(true);
+  g_gate.store(CUDA_ERROR_NOT_INITIALIZED);
+  // Only the parent speaks for the session; open copies here would hide its death from the worker.
+  if (Session* session = get()) {
+    for (int socket : session->sockets_) ::close(socket);
+  }
+}
+
+// --- Lanes ---------------------------------------------------------------------------------------------------------------
+
+Lane* Session::acquire_lane() {
+  std::lock_guard guard(lanes_lock_);
+  if (!free_lanes_.empty()) {
+    Lane* lane = free_lanes_.back();
+    free_lanes_.pop_back();
+    return lane;
+  }
+  if (lanes_made_ == limits::kLanes) return nullptr;
+  auto* lane = new Lane;
+  lane->id = lanes_made_;
+  lanes_[lanes_made_++].store(lane, std::memory_order_release);
+  return lane;
+}
+
+void Session::release_lane(Lane* lane) {
+  if (lane->twin_mode != CU_STREAM_CAPTURE_MODE_GLOBAL) return;  // no other thread may inherit that
+  std::lock_guard guard(lanes_lock_);
+  free_lanes_.push_back(lane);
+}
+
+// --- Calls ---------------------------------------------------------------------------------------------------------------
+
+bool Session::post(Lane& lane, uint16_t opcode, uint16_t flags, Bytes body, const Payload& payload) {
+  FrameHeader header{uint32_t(body.size()), uint32_t(payload.bytes), opcode, uint16_t(flags | kPost), lane.id};
+  return stream_.append(header, body, payload, CallStream::Urgency::kLater);
+}
+
+CUresult Session::call(Lane& lane, uint16_t opcode, uint16_t flags, Bytes body, const Payload& payload) {
+  FrameHeader header{uint32_t(body.size()), uint32_t(payload.bytes), opcode, flags, lane.id};
+  lane.opcode = opcode;
+  lane.state.store(Lane::kWaiting, std::memory_order_release);
+  callers_.fetch_add(1, std::memory_order_relaxed);
+  bool sent = stream_.append(header, body, payload, CallStream::Urgency::kNow);
+  CUresult result = sent ? await_reply(lane) : CUDA_ERROR_DEVICE_UNAVAILABLE;
+  callers_.fetch_sub(1, std::memory_order_relaxed);
+  lane.state.store(Lane::kIdle, std::memory_order_relaxed);
+  if (result != CUDA_SUCCESS && gate() == CUDA_ERROR_DEINITIALIZED) return CUDA_ERROR_DEINITIALIZED;
+  return result;
+}
+
+CUresult Session::await_reply(Lane& lane) {
+  if (may_spin()) {
+    auto until = std::chrono::steady_clock::now() + kSpin;
+    do {
+      for (int i = 0; i < 32; ++i) {
+        if (lane.state.load(std::memory_order_acquire) > Lane::kSleeping) break;
+        cpu_relax();
+      }
+    } while (lane.state.load(std::memory_order_acquire) == Lane::kWaiting && std::chrono::steady_clock::now() < until);
+  }
+  for (;;) {
+    uint32_t state = lane.state.load(std::memory_order_acquire);
+    if (state == Lane::kReplied) return CUDA_SUCCESS;
+    if (state == Lane::kLost) return CUDA_ERROR_DEVICE_UNAVAILABLE;
+    if (state == Lane::kSleeping || lane.state.compare_exchange_strong(state, Lane::kSleeping)) {
+      futex_wait(lane.state, Lane::kSleeping);
+    }
+  }
+}
+
+CUresult Session::settle(uint64_t watermark) {
+  if (!landing_.wait(watermark, 0)) return gate() == CUDA_SUCCESS ? CUDA_ERROR_DEVICE_UNAVAILABLE : gate();
+  if (has_prints_.load(std::memory_order_acquire)) write_prints();
+  return CUDA_SUCCESS;
+}
+
+std::shared_ptr<Session::Send> Session::start_send(Session& session) {
+  session.sends_.fetch_add(1, std::memory_order_relaxed);
+  return {new Send, [&session](Send* send) {
+            session.sends_.fetch_sub(1, std::memory_order_release);
+            delete send;
+          }};
+}
+
+uint64_t Session::queue_send(const void* data, size_t bytes, const std::shared_ptr<Send>& send) {
+  return link_->bulk().send(next_transfer_++, data, bytes, [send](const Status&) {
+    send->done.store(1, std::memory_order_release);
+    futex_wake(send->done, INT_MAX);
+  });
+}
+
+void Session::await_send(Send& send) {
+  while (send.done.load(std::memory_order_acquire) == 0) futex_wait(send.done, 0);
+}
+
+// --- Errors and prints -----------------------------------------------------------------------------------------------------
+
+void Session::note_result(CUresult result) {
+  if (result == CUDA_SUCCESS) [[likely]] return;
+  if (is_sticky(result)) sticky_.store(result, std::memory_order_release);
+  if (is_capture_error(result)) capture_troubles_.fetch_add(1, std::memory_order_acq_rel);
+}
+
+CUresult Session::take_async_error(CUresult result) {
+  note_result(result);
+  if (sticky() != CUDA_SUCCESS) return sticky();
+  if (latched_.load(std::memory_order_acquire) == CUDA_SUCCESS) return result;
+  auto latched = CUresult(latched_.exchange(CUDA_SUCCESS));
+  return latched != CUDA_SUCCESS ? latched : result;
+}
+
+void Session::clear_errors() {
+  sticky_.store(CUDA_SUCCESS, std::memory_order_release);
+  latched_.store(CUDA_SUCCESS, std::memory_order_release);
+}
+
+// Whoever receives a reply writes out what was printed before it. The lock of the stream comes first, then ours: the
+// program may hold the former while it waits for a reply.
+void Session::write_prints() {
+  flockfile(stdout);
+  std::vector<std::pair<int, std::string>> prints;
+  {
+    std::lock_guard guard(prints_lock_);
+    prints.swap(prints_);
+    has_prints_.store(false, std::memory_order_relaxed);
+  }
+  for (auto& [fd, text] : prints) fwrite(text.data(), 1, text.size(), fd == 2 ? stderr : stdout);
+  funlockfile(stdout);
+}
+
+// --- Receiving -------------------------------------------------------------------------------------------------------------
+
+void Session::receive_loop() {
+  std::vector<std::byte> buffer(kReceiveBytes);
+  size_t used = 0;
+  for (;;) {
+    bool poll = may_spin() && callers_.load(std::memory_order_relaxed) > 0;
+    auto received = link_->calls().receive(std::span(buffer).subspan(used), poll ? kSpin : std::chrono::microseconds(0));
+    if (!received.ok()) return lose(received.status());
+    if (*received == 0) return lose(Status(StatusCode::kUnavailable, "the server closed the connection"));
+    used += *received;
+    size_t at = 0, wanted = sizeof(FrameHeader);
+    while (used - at >= sizeof(FrameHeader)) {
+      FrameHeader header;
+      std::memcpy(&header, buffer.data() + at, sizeof header);
+      if (!frame_header_ok(header)) return lose(Status(StatusCode::kInvalid, "the server sent a malformed frame"));
+      wanted = sizeof header + header.body_bytes + header.payload_bytes;
+      if (used - at < wanted) break;
+      Bytes body(buffer.data() + at + sizeof header, header.body_bytes);
+      Bytes payload(body.data() + body.size(), header.payload_bytes);
+      if (!dispatch(header, body, payload)) {
+        return lose(Status(StatusCode::kInvalid, "the server sent a frame that answers nothing"));
+      }
+      at += wanted;
+      wanted = sizeof(FrameHeader);
+    }
+    std::memmove(buffer.data(), buffer.data() + at, used - at);
+    used -= at;
+    if (wanted > buffer.size()) {
+      buffer.resize(wanted);
+    } else if (buffer.size() > kKeepBytes && used <= kReceiveBytes / 2 && wanted <= kReceiveBytes) {
+      buffer.resize(kReceiveBytes);
+      buffer.shrink_to_fit();
+    }
+  }
+}
+
+bool Session::dispatch(const FrameHeader& header, Bytes body, Bytes payload) {
+  if (header.flags & kReply) return on_reply(header, body, payload);
+  switch (Opcode(header.opcode)) {
+    case Opcode::kData: {
+      auto notice = control::decode_DataNotice(body);
+      return notice.ok() && landing_.data(notice->ticket, notice->offset, payload);
+    }
+    case Opcode::kAsyncError: {
+      auto notice = control::decode_AsyncErrorNotice(body);
+      if (!notice.ok()) return false;
+      BF_DEBUG("call {} failed asynchronously with {}", notice->opcode, notice->result);
+      auto result = CUresult(notice->result);
+      note_result(result);
+      int none = CUDA_SUCCESS;
+      // What broke a capture is told by the end of the capture.
+      if (!is_sticky(result) && !is_capture_error(result)) latched_.compare_exchange_strong(none, int(notice->result));
+      return true;
+    }
+    case Opcode::kPrint: {
+      auto notice = control::decode_PrintNotice(body);
+      if (!notice.ok()) return false;
+      size_t waiting = 0;
+      {
+        std::lock_guard guard(prints_lock_);
+        prints_.emplace_back(int(notice->fd), std::string(reinterpret_cast<const char*>(payload.data()), payload.size()));
+        has_prints_.store(true, std::memory_order_release);
+        for (auto& print : prints_) waiting += print.second.size();
+      }
+      if (waiting > kPrintBytes) write_prints();
+      return true;
+    }
+    default:
+      return false;
+  }
+}
+
+bool Session::on_reply(const FrameHeader& header, Bytes body, Bytes payload) {
+  Lane* lane = lanes_[header.lane].load(std::memory_order_acquire);
+  if (!lane) return false;
+  uint32_t state = lane->state.load(std::memory_order_acquire);
+  if ((state != Lane::kWaiting && state != Lane::kSleeping) || lane->opcode != header.opcode) return state == Lane::kLost;
+  if (lane->reply.capacity() > kKeepBytes && body.size() + payload.size() < kKeepBytes) lane->reply = {};
+  lane->reply.assign(body.begin(), body.end());
+  lane->reply.insert(lane->reply.end(), payload.begin(), payload.end());
+  lane->reply_body_bytes = body.size();
+  state = lane->state.load();
+  while ((state == Lane::kWaiting || state == Lane::kSleeping) && !lane->state.compare_exchange_weak(state, Lane::kReplied)) {
+  }
+  if (state == Lane::kSleeping) futex_wake(lane->state, 1);
+  return true;
+}
+
+}  // namespace bf::client

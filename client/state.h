@@ -1,0 +1,217 @@
+// What the client knows about the objects of its program. Handlers answer questions and check arguments from it.
+//
+// Tables are process-wide, like the session; they start with it and are never destroyed. Fields that change after an
+// object was made are atomic or behind the object's lock; the rest is written before the program sees the handle.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "client/futex.h"
+#include "client/handle_table.h"
+#include "client/ranges.h"
+#include "client/session.h"
+#include "proto/api/cuda_api.h"
+#include "proto/session.h"
+
+namespace bf::client {
+
+inline uint64_t value_of(const void* handle) { return reinterpret_cast<uint64_t>(handle); }
+template <typename H>
+H as_handle(uint64_t value) {
+  return reinterpret_cast<H>(value);
+}
+
+// --- Contexts (client/contexts.h) ----------------------------------------------------------------------------------------
+
+struct Context {
+  int device = 0;
+  bool primary = false;
+  uint64_t id = 0;                   // cuCtxGetId: 1, 2, ...; never reused
+  std::atomic<uint32_t> flags{0};
+  std::atomic<uint32_t> api_version{0};
+  std::atomic<uint32_t> epoch{0};    // odd: alive; counts up at each creation and destruction
+  std::atomic<uint64_t> legacy_stream_id{0};
+  uint32_t retains = 0;              // primary only, under lock
+  SpinLock lock;                     // of id
+
+  bool alive() const { return epoch.load(std::memory_order_acquire) & 1; }
+};
+
+// --- Streams, events, captures (client/capture.h) --------------------------------------------------------------------------
+
+// Device memory that stands for host memory inside a graph. Freed when the last graph that uses it is gone.
+struct Staging {
+  explicit Staging(CUdeviceptr address) : address(address) {}
+  ~Staging();
+  const CUdeviceptr address;
+};
+
+// A copy between host memory and staging, done around each launch of the graph.
+struct HostCopy {
+  HostLayout host;
+  std::shared_ptr<Staging> staging;
+  bool to_device = false;
+};
+
+// A host function that a graph runs; its id in Callbacks.
+struct GraphCallback {
+  explicit GraphCallback(uint64_t id) : id(id) {}
+  ~GraphCallback();
+  const uint64_t id;
+};
+
+// What the client does for a graph, beside the driver. Copied when the graph is instantiated, cloned or nested.
+struct GraphData {
+  std::vector<HostCopy> copies;
+  std::vector<std::shared_ptr<GraphCallback>> callbacks;
+
+  void add(const GraphData& other);
+};
+
+struct Capture {
+  uint64_t origin = 0;            // stream value
+  bool blocking = false;          // the origin stream synchronises with the legacy stream
+  uint64_t troubles = 0;          // capture errors the session had seen when it began
+  std::atomic<bool> ended{false};
+  GraphData data;                 // under the captures' lock
+};
+
+struct Stream {
+  uint64_t context = 0;
+  uint32_t flags = 0;
+  int priority = 0;
+  uint64_t id = 0;
+  std::shared_ptr<Capture> capture;  // under captures' lock
+};
+
+struct Event {
+  uint64_t context = 0;
+  uint32_t flags = 0;
+  std::shared_ptr<Capture> capture;  // the capture it was last recorded in; under captures' lock
+};
+
+struct Graph {
+  GraphData data;
+};
+struct GraphExec {
+  GraphData data;
+};
+
+// --- Code ------------------------------------------------------------------------------------------------------------------
+
+// A CUfunction or a CUkernel.
+struct Function {
+  struct Occupancy {  // a question and its answer
+    int threads;
+    size_t dynamic_bytes;
+    unsigned flags;
+    int carveout, dynamic_limit;
+    uint64_t context;
+    int blocks;
+    bool same_question(const Occupancy& other) const {
+      return threads == other.threads && dynamic_bytes == other.dynamic_bytes && flags == other.flags &&
+             carveout == other.carveout && dynamic_limit == other.dynamic_limit && context == other.context;
+    }
+  };
+
+  bool kernel = false;
+  std::string name;
+  uint64_t owner = 0;                      // CUmodule, or CUlibrary of a kernel
+  uint64_t of_kernel = 0;                  // a function got from a kernel
+  uint64_t context = 0;                    // of a function
+  bool parameters_known = false;
+  std::vector<ParameterInfo> parameters;
+  uint32_t parameter_bytes = 0;            // of the packed buffer
+  std::array<std::atomic<int>, CU_FUNC_ATTRIBUTE_MAX> attributes{};
+  std::array<std::atomic<bool>, CU_FUNC_ATTRIBUTE_MAX> has_attribute{};
+  SpinLock lock;
+  std::vector<std::pair<uint64_t, uint64_t>> functions;  // of a kernel: context -> function; under lock
+  std::vector<Occupancy> occupancies;                    // under lock
+
+  int attribute(CUfunction_attribute which) const { return attributes[which].load(std::memory_order_relaxed); }
+  void set(const FunctionFacts& facts);
+};
+
+// A CUmodule or a CUlibrary.
+struct Module {
+  uint64_t context = 0;      // of a module
+  uint64_t library = 0;      // a library's module
+  SpinLock lock;
+  std::vector<std::pair<std::string, uint64_t>> functions;  // by name: functions of a module, kernels of a library
+  std::vector<std::pair<uint64_t, uint64_t>> modules;       // of a library: context -> module
+  std::vector<uint64_t> globals;                            // addresses: ranges to forget with it
+};
+
+struct Nothing {};  // kinds the client only names
+
+// --- The tables -------------------------------------------------------------------------------------------------------------
+
+struct State {
+  HandleTable<Context, HandleKind::kContext> contexts;
+  HandleTable<Stream, HandleKind::kStream> streams;
+  HandleTable<Event, HandleKind::kEvent> events;
+  HandleTable<Module, HandleKind::kModule> modules;
+  HandleTable<Module, HandleKind::kLibrary> libraries;
+  HandleTable<Function, HandleKind::kFunction> functions;
+  HandleTable<Function, HandleKind::kKernel> kernels;
+  HandleTable<Graph, HandleKind::kGraph> graphs;
+  HandleTable<GraphExec, HandleKind::kGraphExec> graph_execs;
+  std::array<std::unique_ptr<HandleMakerBase>, size_t(HandleKind::kCount)> others;  // the kinds without a table above
+  RangeTable ranges;
+  std::atomic<uint64_t> next_stream_id{1};
+
+  State();
+  HandleMakerBase* maker(HandleKind kind);
+  // A CUfunction, or a CUkernel cast to one.
+  Function* code(const void* handle) const {
+    uint64_t value = value_of(handle);
+    return Handle::unpack(value).kind == HandleKind::kKernel ? kernels.find(value) : functions.find(value);
+  }
+};
+
+State& state();
+
+// --- The calling thread ------------------------------------------------------------------------------------------------------
+
+struct ThreadState {
+  std::vector<uint64_t> contexts;  // the stack of current contexts; back() is current
+  Lane* lane = nullptr;
+  std::vector<std::byte> scratch;  // body of the call being made
+  uint64_t per_thread_stream_id = 0;
+  std::shared_ptr<Capture> capture;  // of the per-thread default stream; under the captures' lock
+  std::vector<CUgraphNode> capture_nodes;  // what cuStreamGetCaptureInfo last gave out
+  std::vector<CUgraphEdgeData> capture_edges;
+};
+
+// The calling thread's state, made on first use; nullptr only from find_thread().
+ThreadState& this_thread();
+ThreadState* find_thread();
+
+// --- Checks that most handlers begin with --------------------------------------------------------------------------------------
+
+// The calling thread's current context: INVALID_CONTEXT if there is none, CONTEXT_IS_DESTROYED if it is not alive, the
+// sticky error if it has one.
+CUresult need_context(Context** context = nullptr);
+
+// INVALID_HANDLE unless it is a default stream or a live one.
+inline CUresult need_stream(CUstream stream) {
+  if (value_of(stream) <= 2 || state().streams.find(value_of(stream))) return CUDA_SUCCESS;
+  return CUDA_ERROR_INVALID_HANDLE;
+}
+
+inline const DeviceSnapshot* device_snapshot(int device) {
+  Session* session = Session::get();
+  if (!session || device < 0 || size_t(device) >= session->snapshot().devices.size()) return nullptr;
+  return &session->snapshot().devices[size_t(device)];
+}
+
+// 0 for an attribute the driver does not know. `device` must be known.
+int device_attribute(int device, CUdevice_attribute attribute);
+
+}  // namespace bf::client

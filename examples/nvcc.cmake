@@ -1,0 +1,30 @@
+# bf_nvcc_program(NAME SOURCE [CUDART static|shared] [FOLDER bin|e2e] [OPTIONS ...] [LIBS ...]): compiles SOURCE with plain
+# nvcc to <build>/<folder>/NAME. CMake's CUDA language is not used, because its compiler test wants a toolkit that can do
+# more than build programs. The code is PTX for compute capability 7.5: a real GPU's driver compiles it when it is loaded,
+# and the software GPU interprets it. Every program is a dependency of the target `cuda_programs`.
+if(NOT TARGET cuda_programs)
+  add_custom_target(cuda_programs ALL)
+endif()
+
+function(bf_nvcc_program name source)
+  cmake_parse_arguments(ARG "" "CUDART;FOLDER" "OPTIONS;LIBS" ${ARGN})
+  if(NOT ARG_CUDART)
+    set(ARG_CUDART static)
+  endif()
+  if(NOT ARG_FOLDER)
+    set(ARG_FOLDER bin)
+  endif()
+  get_filename_component(source ${source} ABSOLUTE)
+  set(object ${CMAKE_CURRENT_BINARY_DIR}/${name}.o)
+  set(output ${CMAKE_BINARY_DIR}/${ARG_FOLDER}/${name})
+  file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/${ARG_FOLDER})
+  set(architecture -gencode=arch=compute_75,code=compute_75 -Wno-deprecated-gpu-targets)
+  add_custom_command(OUTPUT ${object}
+    COMMAND ${CMAKE_CXX_COMPILER_LAUNCHER} ${BF_NVCC} ${architecture} -O2 -std=c++17 ${ARG_OPTIONS} -MD -MF ${object}.d -c ${source} -o ${object}
+    DEPENDS ${source} DEPFILE ${object}.d VERBATIM)
+  add_custom_command(OUTPUT ${output}
+    COMMAND ${BF_NVCC} ${architecture} -cudart=${ARG_CUDART} ${object} -o ${output} ${ARG_LIBS}
+    DEPENDS ${object} VERBATIM)
+  add_custom_target(program_${ARG_FOLDER}_${name} DEPENDS ${output})
+  add_dependencies(cuda_programs program_${ARG_FOLDER}_${name})
+endfunction()

@@ -1,0 +1,232 @@
+#include "server/daemon/connection.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+
+namespace bf::daemon {
+namespace {
+
+constexpr size_t kZeroFrameBytes = 1 << 20;
+const char kZeroes[64 << 10] = {};
+
+size_t max_payload(uint16_t opcode) {
+  if (opcode == uint16_t(Opcode::kPing)) return limits::kInlineBytes;
+  if (opcode == uint16_t(Opcode::kBandwidth)) return limits::kPayloadBytes;
+  return 0;
+}
+
+std::string frame_bytes(Opcode opcode, uint16_t flags, std::string_view body, size_t payload_bytes) {
+  FrameHeader header{uint32_t(body.size()), uint32_t(payload_bytes), uint16_t(opcode), flags, 0};
+  std::string bytes(reinterpret_cast<const char*>(&header), sizeof header);
+  return bytes.append(body);
+}
+
+std::string peer_name(int socket) {
+  sockaddr_storage address{};
+  socklen_t bytes = sizeof address;
+  if (::getpeername(socket, reinterpret_cast<sockaddr*>(&address), &bytes) < 0) return "a peer that left";
+  char text[INET6_ADDRSTRLEN] = "";
+  if (address.ss_family == AF_INET) {
+    auto* v4 = reinterpret_cast<sockaddr_in*>(&address);
+    ::inet_ntop(AF_INET, &v4->sin_addr, text, sizeof text);
+    return std::string(text) + ":" + std::to_string(ntohs(v4->sin_port));
+  }
+  if (address.ss_family == AF_INET6) {
+    auto* v6 = reinterpret_cast<sockaddr_in6*>(&address);
+    ::inet_ntop(AF_INET6, &v6->sin6_addr, text, sizeof text);
+    return "[" + std::string(text) + "]:" + std::to_string(ntohs(v6->sin6_port));
+  }
+  ucred credentials{};
+  bytes = sizeof credentials;
+  ::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &bytes);
+  return "local process " + std::to_string(credentials.pid);
+}
+
+// A client host that loses power says nothing; keep-alive finds out within half a minute.
+void set_tcp_options(int socket) {
+  int on = 1, idle_s = 15, interval_s = 5, probes = 3;
+  ::setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  ::setsockopt(socket, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+  ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
+  ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof interval_s);
+  ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
+}
+
+}  // namespace
+
+Connection::Connection(EventLoop& loop, Fd socket, uint64_t id, bool local, Owner& owner)
+    : loop_(loop),
+      socket_(std::move(socket)),
+      id_(id),
+      local_(local),
+      owner_(owner),
+      peer_(peer_name(socket_.get())),
+      last_progress_(EventLoop::Clock::now()) {
+  if (!local) set_tcp_options(socket_.get());
+}
+
+Connection::~Connection() { close(); }
+
+Status Connection::start() {
+  interest_ = EPOLLIN | EPOLLRDHUP;
+  return loop_.watch(socket_.get(), interest_, [this](uint32_t events) { on_events(events); });
+}
+
+void Connection::close() {
+  if (!socket_) return;
+  loop_.forget(socket_.get());
+  socket_.reset();
+}
+
+Fd Connection::detach() {
+  loop_.forget(socket_.get());
+  ::fcntl(socket_.get(), F_SETFL, ::fcntl(socket_.get(), F_GETFL) & ~O_NONBLOCK);
+  return std::move(socket_);
+}
+
+bool Connection::overdue(EventLoop::Clock::time_point now) const {
+  bool owes = !kept_ || stage_ != Stage::kHeader || have_ > 0 || sending();
+  return owes && now - last_progress_ > std::chrono::milliseconds(limits::kHandshakeTimeoutMs);
+}
+
+void Connection::lose(const Status& why) {
+  close();
+  owner_.on_lost(*this, why);
+}
+
+void Connection::on_events(uint32_t events) {
+  if (sending() && (events & (EPOLLOUT | EPOLLHUP | EPOLLERR))) write_some();
+  if (socket_ && !sending() && (events & (EPOLLIN | EPOLLHUP | EPOLLERR))) read_some();
+  // Half closed while a reply is pending: nobody may be reading any more, and nothing will follow.
+  if (socket_ && sending() && (events & (EPOLLHUP | EPOLLERR))) lose({StatusCode::kUnavailable, "the peer left"});
+  update_interest();
+}
+
+void Connection::update_interest() {
+  if (!socket_) return;
+  uint32_t wanted = sending() ? uint32_t(EPOLLOUT) : EPOLLIN | EPOLLRDHUP;
+  if (wanted != interest_) loop_.change(socket_.get(), interest_ = wanted);
+}
+
+void Connection::read_some() {
+  char sink[64 << 10];
+  for (size_t budget = kBudgetBytes; budget > 0 && socket_ && !sending();) {
+    char* to = reinterpret_cast<char*>(&header_);
+    size_t wanted = sizeof header_ - have_;
+    if (stage_ == Stage::kHeader) to += have_;
+    if (stage_ == Stage::kBody) to = body_.data() + have_, wanted = body_.size() - have_;
+    if (stage_ == Stage::kPayload) {
+      bool drop = header_.opcode == uint16_t(Opcode::kBandwidth);
+      wanted = header_.payload_bytes - have_;
+      if (drop) wanted = std::min(wanted, sizeof sink);
+      to = drop ? sink : payload_.data() + have_;
+    }
+    ssize_t got = ::recv(socket_.get(), to, std::min(wanted, budget), MSG_DONTWAIT);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+    if (got < 0) return lose(errno_status("receiving", errno));
+    if (got == 0) return lose({StatusCode::kUnavailable, "the peer closed the connection"});
+    budget -= size_t(got);
+    if (step(size_t(got))) return;  // one frame per event
+  }
+}
+
+bool Connection::step(size_t bytes) {
+  // The clock of a frame starts with its first byte and runs on, or a drip of bytes would hold the connection forever;
+  // only netperf's bulk may take longer, as long as it moves.
+  if (stage_ == Stage::kHeader && have_ == 0) last_progress_ = EventLoop::Clock::now();
+  if (stage_ == Stage::kPayload && have_ / kZeroFrameBytes != (have_ + bytes) / kZeroFrameBytes)
+    last_progress_ = EventLoop::Clock::now();
+  have_ += bytes;
+  if (stage_ == Stage::kHeader && have_ == sizeof header_) {
+    if (!control::control_header_ok(header_, max_payload(header_.opcode))) {
+      lose({StatusCode::kInvalid, "the peer does not speak Backfield's protocol"});
+      return true;
+    }
+    body_.assign(header_.body_bytes, '\0');
+    bool drop = header_.opcode == uint16_t(Opcode::kBandwidth);
+    payload_.assign(drop ? 0 : header_.payload_bytes, '\0');
+    stage_ = Stage::kBody;
+    have_ = 0;
+  }
+  if (stage_ == Stage::kBody && have_ == body_.size()) {
+    stage_ = Stage::kPayload;
+    have_ = 0;
+  }
+  if (stage_ != Stage::kPayload || have_ != header_.payload_bytes) return false;
+  deliver();
+  return true;
+}
+
+void Connection::deliver() {
+  control::Frame frame{Opcode(header_.opcode), header_.flags, std::move(body_), std::move(payload_)};
+  body_.clear();
+  payload_.clear();
+  stage_ = Stage::kHeader;
+  have_ = 0;
+  last_progress_ = EventLoop::Clock::now();
+  owner_.on_frame(*this, std::move(frame));
+}
+
+void Connection::reply(Opcode opcode, std::string body, std::string payload) {
+  out_ = frame_bytes(opcode, kReply, body, payload.size()) + payload;
+  out_sent_ = 0;
+  write_some();
+}
+
+void Connection::reply_zeroes(Opcode opcode, uint64_t bytes) {
+  stream_opcode_ = opcode;
+  stream_ = std::min(bytes, kStreamBytes);
+  zeroes_ = size_t(std::min<uint64_t>(stream_, kZeroFrameBytes));
+  stream_ -= zeroes_;
+  out_ = frame_bytes(opcode, kReply, {}, zeroes_);
+  out_sent_ = 0;
+  write_some();
+}
+
+void Connection::reply_and_close(Opcode opcode, uint16_t flags, std::string body) {
+  closing_ = true;
+  out_ = frame_bytes(opcode, flags, body, 0);
+  out_sent_ = 0;
+  write_some();
+}
+
+void Connection::write_some() {
+  for (size_t budget = kBudgetBytes; budget > 0 && sending();) {
+    if (out_.empty() && zeroes_ == 0) {
+      zeroes_ = size_t(std::min<uint64_t>(stream_, kZeroFrameBytes));
+      stream_ -= zeroes_;
+      out_ = frame_bytes(stream_opcode_, kReply, {}, zeroes_);
+      out_sent_ = 0;
+    }
+    bool head = !out_.empty();
+    const char* from = head ? out_.data() + out_sent_ : kZeroes;
+    size_t bytes = std::min({head ? out_.size() - out_sent_ : zeroes_, head ? SIZE_MAX : sizeof kZeroes, budget});
+    ssize_t sent =
+        ::send(socket_.get(), from, bytes, MSG_DONTWAIT | MSG_NOSIGNAL | (head && zeroes_ > 0 ? MSG_MORE : 0));
+    if (sent < 0 && errno == EINTR) continue;
+    if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
+    if (sent < 0) return lose(errno_status("sending", errno));
+    last_progress_ = EventLoop::Clock::now();
+    budget -= size_t(sent);
+    if (!head) {
+      zeroes_ -= size_t(sent);
+    } else if ((out_sent_ += size_t(sent)) == out_.size()) {
+      out_.clear();
+    }
+  }
+  if (closing_ && !sending()) {
+    ::shutdown(socket_.get(), SHUT_WR);
+    return lose({StatusCode::kUnavailable, "refused"});
+  }
+  update_interest();
+}
+
+}  // namespace bf::daemon

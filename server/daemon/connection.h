@@ -1,0 +1,93 @@
+// A connection that speaks control frames to bfserver: everything before a session.
+//
+// Reads one frame at a time and never a byte past it, because an attaching client's socket is handed to its worker.
+// While a reply is being sent nothing is read, so what one connection can occupy is bounded by one frame. Each event
+// moves at most kBudgetBytes. Owned by its Owner; lives on the event loop's thread.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+#include "base/fd.h"
+#include "proto/control_channel.h"
+#include "server/daemon/event_loop.h"
+
+namespace bf::daemon {
+
+class Connection {
+ public:
+  static constexpr size_t kBudgetBytes = 256 << 10;
+  static constexpr uint64_t kStreamBytes = uint64_t{1} << 30;  // most bytes of one bandwidth reply
+
+  class Owner {
+   public:
+    virtual ~Owner() = default;
+    // A whole frame; the payload of kBandwidth is already dropped. Called again only after the replies were sent.
+    virtual void on_frame(Connection& connection, control::Frame frame) = 0;
+    // The peer left, broke the protocol or could not be sent to. Not called for close() and detach().
+    virtual void on_lost(Connection& connection, const Status& why) = 0;
+  };
+
+  Connection(EventLoop& loop, Fd socket, uint64_t id, bool local, Owner& owner);
+  ~Connection();
+  Connection(const Connection&) = delete;
+
+  Status start();
+
+  uint64_t id() const { return id_; }
+  bool local() const { return local_; }  // came over the Unix socket
+  const std::string& peer() const { return peer_; }
+
+  void reply(Opcode opcode, std::string body, std::string payload = {});
+  // Payload frames of together `bytes` zero bytes (one empty frame if 0).
+  void reply_zeroes(Opcode opcode, uint64_t bytes);
+  // Sends a last frame (flags as given); lost() follows once it has left.
+  void reply_and_close(Opcode opcode, uint16_t flags, std::string body);
+
+  // Takes the socket away, in blocking mode; the connection is dead afterwards.
+  Fd detach();
+  void close();
+
+  // A connection that keeps a lease may be silent; others must speak within limits::kHandshakeTimeoutMs.
+  void keep() { kept_ = true; }
+  bool kept() const { return kept_; }
+  bool overdue(EventLoop::Clock::time_point now) const;
+  EventLoop::Clock::time_point last_progress() const { return last_progress_; }
+
+ private:
+  enum class Stage { kHeader, kBody, kPayload };
+  void on_events(uint32_t events);
+  void read_some();
+  bool step(size_t bytes);  // `bytes` arrived; true when a frame was delivered
+  void deliver();
+  void write_some();
+  bool sending() const { return !out_.empty() || zeroes_ > 0 || stream_ > 0; }
+  void update_interest();
+  void lose(const Status& why);
+
+  EventLoop& loop_;
+  Fd socket_;
+  const uint64_t id_;
+  const bool local_;
+  Owner& owner_;
+  std::string peer_;
+  bool kept_ = false;
+  bool closing_ = false;
+  uint32_t interest_ = 0;
+  EventLoop::Clock::time_point last_progress_;
+
+  Stage stage_ = Stage::kHeader;
+  size_t have_ = 0;  // bytes of the stage
+  FrameHeader header_;
+  std::string body_;
+  std::string payload_;
+
+  std::string out_;
+  size_t out_sent_ = 0;
+  size_t zeroes_ = 0;    // of the current payload frame, still to send
+  uint64_t stream_ = 0;  // of later payload frames
+  Opcode stream_opcode_{};
+};
+
+}  // namespace bf::daemon

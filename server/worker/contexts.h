@@ -1,0 +1,40 @@
+// The session's contexts: when they are made, what they cost, and what happens to our own memory when they end.
+#pragma once
+
+#include <mutex>
+#include <vector>
+
+#include "proto/api/cuda_api.h"
+
+namespace bf::server {
+
+class Session;
+
+class Contexts {
+ public:
+  explicit Contexts(Session& session) : session_(session) {}
+
+  CUresult retain_primary(CUdevice device, CUcontext* context);
+  // Ends the primary context with all that lives in it, whatever its number of users: the client counts them.
+  CUresult end_primary(CUdevice device);
+  CUresult create(CUcontext* context, unsigned int flags, CUdevice device);
+  CUresult destroy(CUcontext context);
+
+  // The device of the current context; false without one.
+  bool current_device(size_t& device) const;
+
+ private:
+  struct Live {
+    CUcontext context = nullptr;
+    size_t device = 0;
+  };
+  void begin(CUcontext context, size_t device);
+  void before_end(CUcontext context);
+  void after_end(CUcontext context);
+
+  Session& session_;
+  std::mutex mutex_;  // beginnings and ends
+  std::vector<Live> live_;
+};
+
+}  // namespace bf::server

@@ -1,0 +1,383 @@
+#include "server/worker/copies.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+#include "api/driver_api.h"
+
+namespace bf::server {
+namespace {
+
+constexpr auto kPatience = std::chrono::milliseconds(50);  // then ask whether the context still works
+
+}  // namespace
+
+Copies::Copies(const DriverApi& driver, Fences& fences, Staging& staging, Inbox& inbox, Outbox& outbox,
+               std::span<std::byte> ring)
+    : driver_(driver), fences_(fences), staging_(staging), inbox_(inbox), outbox_(outbox) {
+  if (!ring.empty()) ring_.adopt(ring.data(), ring.size());
+}
+
+Copies::~Copies() {
+  stop();
+  join();
+}
+
+void Copies::start() {
+  thread_ = std::thread([this] {
+    pthread_setname_np(pthread_self(), "bf-complete");
+    completion_loop();
+  });
+}
+
+void Copies::stop() {
+  stopped_.store(true, std::memory_order_release);
+  std::lock_guard guard(mutex_);
+  work_.notify_all();
+}
+
+void Copies::join() {
+  if (thread_.joinable()) thread_.join();
+}
+
+// --- Completion ----------------------------------------------------------------------------------------------------------
+
+void Copies::finish(const Reading& reading) {
+  fences_.release(reading.fence);
+  if (reading.is_block) {
+    inbox_.release(reading.block);
+  } else {
+    staging_.give(reading.slot);
+  }
+}
+
+// True if something is still open.
+bool Copies::retire() {
+  std::vector<Reading> done;
+  bool open;
+  {
+    std::lock_guard guard(mutex_);
+    const auto first = std::stable_partition(readings_.begin(), readings_.end(),
+                                             [this](const Reading& r) { return !fences_.done(r.fence); });
+    done.assign(first, readings_.end());
+    readings_.erase(first, readings_.end());
+    open = !readings_.empty();
+  }
+  for (const Reading& reading : done) finish(reading);
+  return open;
+}
+
+// A kernel that faulted takes all that stands behind it along; a twin may be waiting for exactly that.
+bool Copies::context_broken() {
+  CUcontext context;
+  {
+    std::lock_guard guard(mutex_);
+    context = last_context_;
+  }
+  size_t free, total;
+  return context && driver_.cuCtxSetCurrent(context) == CUDA_SUCCESS &&
+         driver_.cuMemGetInfo_v2(&free, &total) != CUDA_SUCCESS;
+}
+
+void Copies::completion_loop() {
+  auto doubt = std::chrono::steady_clock::now() + kPatience;
+  while (!stopped_.load(std::memory_order_acquire)) {
+    const bool reading = retire();
+    if (outbox_.pieces_open()) outbox_.flush();
+    if (reading || outbox_.pieces_open()) {
+      sleep_briefly();
+      if (const auto now = std::chrono::steady_clock::now(); now > doubt) {
+        if (context_broken()) abandon();
+        doubt = now + kPatience;
+      }
+      continue;
+    }
+    doubt = std::chrono::steady_clock::now() + kPatience;
+    std::unique_lock guard(mutex_);
+    if (stopped_.load(std::memory_order_acquire) || !readings_.empty() || outbox_.pieces_open()) continue;
+    sleeping_ = true;
+    work_.wait(guard);
+    sleeping_ = false;
+  }
+}
+
+void Copies::nudge() {
+  CUcontext context = nullptr;
+  driver_.cuCtxGetCurrent(&context);
+  std::lock_guard guard(mutex_);
+  last_context_ = context;
+  if (sleeping_) work_.notify_one();
+}
+
+CUresult Copies::fence_reading(CUstream stream, Reading reading) {
+  const CUresult result = fences_.record(stream, reading.fence);
+  if (result == CUDA_ERROR_OUT_OF_MEMORY) {
+    // Every word is in use: let this one wait for the stream instead.
+    driver_.cuStreamSynchronize(stream);
+    finish(reading);
+    return CUDA_SUCCESS;
+  }
+  if (result != CUDA_SUCCESS) {
+    finish(reading);
+    return result;
+  }
+  {
+    std::lock_guard guard(mutex_);
+    readings_.push_back(reading);
+  }
+  nudge();
+  return result;
+}
+
+bool Copies::take_slot(size_t bytes, StagingSlot& slot) {
+  for (;;) {
+    slot = staging_.take(bytes);
+    if (slot.data) return true;
+    if (stopped_.load(std::memory_order_acquire)) return false;
+    retire();
+    outbox_.flush();
+    sleep_briefly();
+  }
+}
+
+// --- Linear copies -------------------------------------------------------------------------------------------------------
+
+CUresult Copies::to_device(CUdeviceptr dst, size_t bytes, std::span<const std::byte> payload, uint64_t transfer,
+                           CUstream stream) {
+  if (transfer == 0) {
+    if (payload.size() != bytes) return CUDA_ERROR_INVALID_VALUE;
+    // The driver has read pageable memory when it returns.
+    return driver_.cuMemcpyHtoDAsync_v2(dst, payload.data(), bytes, stream);
+  }
+  CUresult result = CUDA_SUCCESS;
+  for (size_t offset = 0; offset < bytes;) {
+    Inbox::Landed landed;
+    if (!inbox_.wait(transfer, offset, landed)) return CUDA_ERROR_OPERATING_SYSTEM;  // nobody will read it
+    const size_t count = std::min<size_t>(landed.block.bytes, bytes - offset);
+    // After a failure the rest of the transfer is still coming and must leave the ring.
+    if (result == CUDA_SUCCESS) result = driver_.cuMemcpyHtoDAsync_v2(dst + offset, landed.data, count, stream);
+    if (result == CUDA_SUCCESS && ring_.pinned()) {
+      result = fence_reading(stream, {{}, true, landed.block, {}});
+    } else {
+      inbox_.release(landed.block);
+    }
+    offset += landed.block.bytes;
+  }
+  return result;
+}
+
+CUresult Copies::send_piece(uint64_t ticket, uint64_t offset, size_t bytes, bool bulk, const StagingSlot& slot,
+                            CUstream stream) {
+  Outbox::Piece piece{ticket, offset, uint32_t(bytes), bulk, slot, {}};
+  CUresult result = fences_.record(stream, piece.fence);
+  if (result == CUDA_ERROR_OUT_OF_MEMORY) result = driver_.cuStreamSynchronize(stream);
+  if (result != CUDA_SUCCESS) {
+    staging_.give(slot);
+    return result;
+  }
+  outbox_.add(piece);
+  nudge();
+  return result;
+}
+
+CUresult Copies::from_device(CUdeviceptr src, size_t bytes, uint64_t ticket, CUstream stream) {
+  const bool bulk = bytes > limits::kInlineBytes;
+  for (size_t offset = 0; offset < bytes;) {
+    const size_t count = std::min(bytes - offset, Staging::kLargeBytes);
+    StagingSlot slot;
+    if (!take_slot(count, slot)) return CUDA_ERROR_OPERATING_SYSTEM;
+    if (CUresult result = driver_.cuMemcpyDtoHAsync_v2(slot.data, src + offset, count, stream); result != CUDA_SUCCESS) {
+      staging_.give(slot);
+      return result;
+    }
+    if (CUresult result = send_piece(ticket, offset, count, bulk, slot, stream); result != CUDA_SUCCESS) return result;
+    offset += count;
+  }
+  return CUDA_SUCCESS;
+}
+
+// --- Boxes ---------------------------------------------------------------------------------------------------------------
+
+// Reads dense bytes that arrive as blocks of any size.
+class Copies::BlockReader {
+ public:
+  BlockReader(Inbox& inbox, uint64_t transfer) : inbox_(inbox), transfer_(transfer) {}
+  ~BlockReader() {
+    if (held_) inbox_.release(landed_.block);
+  }
+  bool read(std::byte* out, size_t bytes) {
+    while (bytes > 0) {
+      if (!held_) {
+        if (!inbox_.wait(transfer_, offset_, landed_)) return false;
+        held_ = true;
+        used_ = 0;
+        offset_ += landed_.block.bytes;
+      }
+      const size_t count = std::min<size_t>(bytes, landed_.block.bytes - used_);
+      std::memcpy(out, landed_.data + used_, count);
+      out += count;
+      bytes -= count;
+      used_ += count;
+      if (used_ == landed_.block.bytes) {
+        inbox_.release(landed_.block);
+        held_ = false;
+      }
+    }
+    return true;
+  }
+
+ private:
+  Inbox& inbox_;
+  const uint64_t transfer_;
+  Inbox::Landed landed_;
+  uint64_t offset_ = 0;
+  size_t used_ = 0;
+  bool held_ = false;
+};
+
+namespace {
+
+// A part of a box: whole slices, whole rows of one slice, or a piece of one row.
+struct Part {
+  size_t x = 0, y = 0, z = 0;  // relative to the box; x in bytes
+  size_t width = 0, height = 1, depth = 1;
+  size_t bytes() const { return width * height * depth; }
+};
+
+// The largest part of at most `room` bytes that begins at `position`, the number of dense bytes before it.
+Part part_at(const CUDA_MEMCPY3D& box, size_t position, size_t room) {
+  const size_t row = box.WidthInBytes;
+  const size_t slice = row * box.Height;
+  Part part;
+  part.z = position / slice;
+  part.y = position % slice / row;
+  part.x = position % row;
+  part.width = std::min(row - part.x, room);
+  if (part.width < row) return part;
+  part.height = std::min(box.Height - part.y, room / row);
+  if (part.y > 0 || part.height < box.Height) return part;
+  part.depth = std::min(box.Depth - part.z, room / slice);
+  return part;
+}
+
+CUDA_MEMCPY3D narrowed(CUDA_MEMCPY3D box, const Part& part) {
+  box.srcXInBytes += part.x;
+  box.srcY += part.y;
+  box.srcZ += part.z;
+  box.dstXInBytes += part.x;
+  box.dstY += part.y;
+  box.dstZ += part.z;
+  box.WidthInBytes = part.width;
+  box.Height = part.height;
+  box.Depth = part.depth;
+  return box;
+}
+
+void host_source(CUDA_MEMCPY3D& box, const Part& part, const std::byte* data) {
+  box.srcMemoryType = CU_MEMORYTYPE_HOST;
+  box.srcHost = data;
+  box.srcXInBytes = box.srcY = box.srcZ = box.srcLOD = 0;
+  box.srcPitch = part.width;
+  box.srcHeight = part.height;
+}
+
+void host_target(CUDA_MEMCPY3D& box, const Part& part, std::byte* data) {
+  box.dstMemoryType = CU_MEMORYTYPE_HOST;
+  box.dstHost = data;
+  box.dstXInBytes = box.dstY = box.dstZ = box.dstLOD = 0;
+  box.dstPitch = part.width;
+  box.dstHeight = part.height;
+}
+
+}  // namespace
+
+CUresult Copies::box(const CUDA_MEMCPY3D& copy, std::span<const std::byte> payload, uint64_t transfer, uint64_t ticket,
+                     CUstream stream) {
+  const bool from_host = copy.srcMemoryType == CU_MEMORYTYPE_HOST;
+  const bool to_host = copy.dstMemoryType == CU_MEMORYTYPE_HOST;
+  if (!from_host && !to_host) return driver_.cuMemcpy3DAsync_v2(&copy, stream);
+  size_t total;
+  if (__builtin_mul_overflow(copy.WidthInBytes, copy.Height, &total) ||
+      __builtin_mul_overflow(total, copy.Depth, &total)) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  if ((from_host && to_host) || (from_host && transfer == 0 && payload.size() != total)) return CUDA_ERROR_INVALID_VALUE;
+
+  BlockReader blocks(inbox_, transfer);
+  const bool bulk = total > limits::kInlineBytes;
+  CUresult result = CUDA_SUCCESS;
+  for (size_t position = 0; position < total;) {
+    const size_t count = std::min(total - position, Staging::kLargeBytes);
+    StagingSlot slot;
+    if (!take_slot(count, slot)) return CUDA_ERROR_OPERATING_SYSTEM;
+    if (from_host && transfer == 0) {
+      std::memcpy(slot.data, payload.data() + position, count);
+    } else if (from_host && !blocks.read(slot.data, count)) {
+      staging_.give(slot);
+      return CUDA_ERROR_OPERATING_SYSTEM;
+    }
+    for (size_t at = 0; at < count && result == CUDA_SUCCESS;) {
+      const Part part = part_at(copy, position + at, count - at);
+      CUDA_MEMCPY3D piece = narrowed(copy, part);
+      if (from_host) {
+        host_source(piece, part, slot.data + at);
+      } else {
+        host_target(piece, part, slot.data + at);
+      }
+      result = driver_.cuMemcpy3DAsync_v2(&piece, stream);
+      at += part.bytes();
+    }
+    if (result != CUDA_SUCCESS) {
+      driver_.cuStreamSynchronize(stream);  // parts before the failed one still use the slot
+      staging_.give(slot);
+      if (to_host) return result;  // else the rest of the transfer must still leave the ring
+    } else if (from_host) {
+      result = fence_reading(stream, {{}, false, {}, slot});
+    } else {
+      result = send_piece(ticket, position, count, bulk, slot, stream);
+      if (result != CUDA_SUCCESS) return result;
+    }
+    position += count;
+  }
+  return result;
+}
+
+// --- Contexts that end -----------------------------------------------------------------------------------------------------
+
+void Copies::abandon() {
+  std::vector<Reading> readings;
+  {
+    std::lock_guard guard(mutex_);
+    readings.swap(readings_);
+    last_context_ = nullptr;
+  }
+  for (const Reading& reading : readings) finish(reading);
+  outbox_.abandon();
+}
+
+void Copies::quiesce() {
+  if (driver_.cuCtxSynchronize() != CUDA_SUCCESS) abandon();
+  // Copies of other contexts may still be under way; ours are done, and their words will be seen at once.
+  while (!stopped_.load(std::memory_order_acquire)) {
+    const bool reading = retire();
+    outbox_.flush();
+    if (!reading && !outbox_.pieces_open()) break;
+    sleep_briefly();
+  }
+  ring_.unpin(driver_);
+  staging_.unpin();
+  fences_.region().unpin(driver_);
+  std::lock_guard guard(mutex_);
+  last_context_ = nullptr;
+}
+
+void Copies::renew() {
+  ring_.pin(driver_);  // refused: copies from it are pageable, and the driver has read a block when the call returns
+  staging_.renew();
+  fences_.renew();
+}
+
+}  // namespace bf::server

@@ -1,0 +1,86 @@
+// Copies between the client's memory and the GPU's (docs/design.md, "Data").
+//
+// To the device, small: straight from the frame. Large: one copy per landed block, straight from the pinned ring; the
+// block is released when the GPU has read it. From the device: pieces of a ticket into pinned staging, sent by the
+// outbox when their fence is done. Pitched and array copies move the host side through staging, in boxes of whole rows
+// where a row fits.
+//
+// The completion thread sends finished pieces and releases blocks while no call does; it sleeps while nothing is open.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "server/worker/fences.h"
+#include "server/worker/inbox.h"
+#include "server/worker/outbox.h"
+#include "server/worker/staging.h"
+
+namespace bf::server {
+
+class Copies {
+ public:
+  Copies(const DriverApi& driver, Fences& fences, Staging& staging, Inbox& inbox, Outbox& outbox,
+         std::span<std::byte> ring);
+  ~Copies();
+
+  void start();  // the completion thread
+  void stop();   // nobody waits for the device any more; from any thread
+  void join();   // after stop(), from a thread of nobody else's
+
+  // Enqueues into `stream`. `bytes` from the payload, or (transfer != 0) from the transfer's blocks.
+  CUresult to_device(CUdeviceptr dst, size_t bytes, std::span<const std::byte> payload, uint64_t transfer,
+                     CUstream stream);
+  CUresult from_device(CUdeviceptr src, size_t bytes, uint64_t ticket, CUstream stream);
+  // `copy` as the client gave it; a host side is dense and has no address. At most one side is the host's.
+  CUresult box(const CUDA_MEMCPY3D& copy, std::span<const std::byte> payload, uint64_t transfer, uint64_t ticket,
+               CUstream stream);
+
+  // Before the current context is destroyed or reset: afterwards nothing is open, and the driver knows no memory of ours.
+  void quiesce();
+  // With a context current: registers our memory with the driver, as far as it is not.
+  void renew();
+  // A context is broken (sticky error): what it was to read or write never happens.
+  void abandon();
+
+ private:
+  struct Reading {  // the GPU reads this; then the block, or the slot, is free again
+    Fences::Fence fence;
+    bool is_block = false;
+    transport::Block block;
+    StagingSlot slot;
+  };
+  class BlockReader;
+
+  CUresult fence_reading(CUstream stream, Reading reading);
+  bool take_slot(size_t bytes, StagingSlot& slot);
+  CUresult send_piece(uint64_t ticket, uint64_t offset, size_t bytes, bool bulk, const StagingSlot& slot,
+                      CUstream stream);
+  bool retire();
+  void finish(const Reading& reading);
+  void completion_loop();
+  void nudge();
+  bool context_broken();
+
+  const DriverApi& driver_;
+  Fences& fences_;
+  Staging& staging_;
+  Inbox& inbox_;
+  Outbox& outbox_;
+  PinnedRegion ring_;
+
+  std::mutex mutex_;  // of readings_, and of the completion thread's sleep
+  std::condition_variable work_;
+  std::vector<Reading> readings_;
+  std::atomic<bool> stopped_{false};
+  bool sleeping_ = false;
+  CUcontext last_context_ = nullptr;  // of the latest copy, under mutex_
+  std::thread thread_;
+};
+
+}  // namespace bf::server

@@ -1,0 +1,158 @@
+#include "server/worker/host_calls.h"
+
+#include <pthread.h>
+
+#include <cstring>
+
+#include "proto/control.h"
+#include "server/worker/session.h"
+
+namespace bf::server {
+
+HostCalls::~HostCalls() {
+  stop();
+  join();
+}
+
+void HostCalls::start() {
+  thread_ = std::thread([this] {
+    pthread_setname_np(pthread_self(), "bf-side");
+    side_loop();
+  });
+}
+
+void HostCalls::stop() {
+  std::lock_guard guard(mutex_);
+  stopped_ = true;
+  changed_.notify_all();
+}
+
+void HostCalls::join() {
+  if (thread_.joinable()) thread_.join();
+}
+
+void* HostCalls::argument(uint64_t id, bool repeats) {
+  auto function = std::make_unique<Function>(Function{this, id, repeats});
+  Function* raw = function.get();
+  std::lock_guard guard(mutex_);
+  functions_.emplace(raw, std::move(function));
+  return raw;
+}
+
+void HostCalls::forget(void* argument) {
+  std::lock_guard guard(mutex_);
+  functions_.erase(static_cast<Function*>(argument));
+}
+
+void CUDA_CB HostCalls::run(void* argument) {
+  auto* function = static_cast<Function*>(argument);
+  function->owner->ask(*function, CUDA_SUCCESS);
+}
+
+void CUDA_CB HostCalls::run_callback(CUstream, CUresult status, void* argument) {
+  auto* function = static_cast<Function*>(argument);
+  function->owner->ask(*function, status);
+}
+
+// On the driver's thread: no CUDA call is allowed here, and none is made.
+void HostCalls::ask(Function& function, CUresult status) {
+  const Outbox::Mark mark = outbox_.flush();
+  {
+    std::lock_guard guard(mutex_);
+    if (stopped_) return;
+    ++asked_[function.id];
+  }
+  control::CallbackNotice notice;
+  notice.id = function.id;
+  notice.status = uint32_t(status);
+  notice.watermark = mark.watermark;
+  notice.data_frames = mark.data_frames;
+  const std::string body = control::encode_CallbackNotice(notice);
+  FrameHeader header{uint32_t(body.size()), 0, uint16_t(Opcode::kCallback), 0, 0};
+  const iovec parts[] = {{&header, sizeof(header)}, {const_cast<char*>(body.data()), body.size()}};
+  Status sent;
+  {
+    std::lock_guard guard(send_mutex_);
+    sent = side_.send(parts);
+  }
+  if (!sent.ok()) return end_(sent);
+  std::unique_lock guard(mutex_);
+  const uint64_t id = function.id;
+  changed_.wait(guard, [&] { return stopped_ || asked_[id] == 0; });
+  if (asked_[id] == 0) asked_.erase(id);
+  if (!function.repeats) functions_.erase(&function);
+}
+
+Status HostCalls::read_done(std::span<const std::byte> body) {
+  auto notice = control::decode_CallbackNotice(body);
+  if (!notice.ok()) return notice.status();
+  std::lock_guard guard(mutex_);
+  const auto found = asked_.find(notice->id);
+  if (found == asked_.end() || found->second == 0)
+    return Status(StatusCode::kInvalid, "the client answers a host function that nobody asked for");
+  --found->second;
+  changed_.notify_all();
+  return {};
+}
+
+void HostCalls::side_loop() {
+  std::vector<std::byte> buffer(sizeof(FrameHeader) + limits::kControlBodyBytes);
+  size_t used = 0;
+  for (;;) {
+    auto received = side_.receive(std::span(buffer).subspan(used), std::chrono::microseconds(0));
+    if (!received.ok()) return end_(received.status());
+    if (*received == 0) return end_(Status(StatusCode::kUnavailable, "the client left"));
+    used += *received;
+    size_t at = 0;
+    while (used - at >= sizeof(FrameHeader)) {
+      FrameHeader header;
+      std::memcpy(&header, buffer.data() + at, sizeof(header));
+      if (header.opcode != uint16_t(Opcode::kCallbackDone) || header.body_bytes > limits::kControlBodyBytes ||
+          header.payload_bytes != 0) {
+        return end_(Status(StatusCode::kInvalid, "the client sent a malformed frame on the side stream"));
+      }
+      if (used - at < sizeof(header) + header.body_bytes) break;
+      if (Status status = read_done({buffer.data() + at + sizeof(header), header.body_bytes}); !status.ok())
+        return end_(status);
+      at += sizeof(header) + header.body_bytes;
+    }
+    std::memmove(buffer.data(), buffer.data() + at, used - at);
+    used -= at;
+  }
+}
+
+// --- Calls ---------------------------------------------------------------------------------------------------------------
+
+CUresult handle_cuLaunchHostFunc(Call& call, CUstream hStream, CUhostFn, void*, uint64_t id) {
+  HostCalls& host_calls = session_of(call).host_calls;
+  CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+  call.driver.cuStreamIsCapturing(hStream, &status);
+  void* argument = host_calls.argument(id, status != CU_STREAM_CAPTURE_STATUS_NONE);
+  const CUresult result = call.driver.cuLaunchHostFunc(hStream, HostCalls::run, argument);
+  if (result != CUDA_SUCCESS) host_calls.forget(argument);
+  return result;
+}
+
+CUresult handle_cuStreamAddCallback(Call& call, CUstream hStream, CUstreamCallback, void*, unsigned int flags,
+                                    uint64_t id) {
+  HostCalls& host_calls = session_of(call).host_calls;
+  void* argument = host_calls.argument(id, false);
+  const CUresult result = call.driver.cuStreamAddCallback(hStream, HostCalls::run_callback, argument, flags);
+  if (result != CUDA_SUCCESS) host_calls.forget(argument);
+  return result;
+}
+
+CUresult handle_cuGraphAddHostNode(Call& call, CUgraphNode* phGraphNode, CUgraph hGraph,
+                                   const CUgraphNode* dependencies, size_t numDependencies,
+                                   const CUDA_HOST_NODE_PARAMS*, uint64_t id) {
+  HostCalls& host_calls = session_of(call).host_calls;
+  CUDA_HOST_NODE_PARAMS params{};
+  params.fn = HostCalls::run;
+  params.userData = host_calls.argument(id, true);
+  const CUresult result =
+      call.driver.cuGraphAddHostNode(phGraphNode, hGraph, dependencies, numDependencies, &params);
+  if (result != CUDA_SUCCESS) host_calls.forget(params.userData);
+  return result;
+}
+
+}  // namespace bf::server

@@ -1,0 +1,61 @@
+// Host functions: the driver calls us on a thread of its own when a stream reaches one; we ask the client to run it, over
+// the side stream, and keep the stream waiting until the client says that it has.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "base/status.h"
+#include "proto/api/cuda_api.h"
+#include "server/worker/outbox.h"
+#include "transport/transport.h"
+
+namespace bf::server {
+
+class HostCalls {
+ public:
+  HostCalls(transport::Stream& side, Outbox& outbox, std::function<void(Status)> end)
+      : side_(side), outbox_(outbox), end_(std::move(end)) {}
+  ~HostCalls();
+
+  void start();  // the side thread
+  void stop();   // everybody who waits goes on; from any thread
+  void join();
+
+  // What the driver is to be given: the function and its argument. Lives until it has run; with `repeats` (graph nodes),
+  // until the session ends.
+  void* argument(uint64_t id, bool repeats);
+  // The driver refused it.
+  void forget(void* argument);
+  static void CUDA_CB run(void* argument);
+  static void CUDA_CB run_callback(CUstream stream, CUresult status, void* argument);
+
+ private:
+  struct Function {
+    HostCalls* owner = nullptr;
+    uint64_t id = 0;
+    bool repeats = false;
+  };
+  void ask(Function& function, CUresult status);
+  void side_loop();
+  Status read_done(std::span<const std::byte> body);
+
+  transport::Stream& side_;
+  Outbox& outbox_;
+  std::function<void(Status)> end_;
+  std::mutex send_mutex_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::unordered_map<uint64_t, uint32_t> asked_;  // id -> requests without an answer
+  std::unordered_map<Function*, std::unique_ptr<Function>> functions_;
+  bool stopped_ = false;
+  std::thread thread_;
+};
+
+}  // namespace bf::server

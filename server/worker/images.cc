@@ -1,0 +1,77 @@
+#include "server/worker/images.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/limits.h"
+#include "server/worker/session.h"
+
+namespace bf::server {
+namespace {
+
+bool to_hash(std::span<const std::byte> bytes, Sha256& hash) {
+  if (bytes.size() != hash.size()) return false;
+  std::copy(bytes.begin(), bytes.end(), hash.begin());
+  return true;
+}
+
+}  // namespace
+
+const char* Images::put(std::span<const std::byte> name, uint64_t total_bytes, uint64_t offset,
+                        std::span<const std::byte> bytes) {
+  Sha256 hash;
+  if (!to_hash(name, hash)) return "an image's hash does not have 32 bytes";
+  if (total_bytes == 0 || total_bytes > limits::kImageBytes) return "an image is empty or too large";
+  std::lock_guard guard(mutex_);
+  if (offset == 0) {
+    if (unfinished_.size() >= kUnfinished && !unfinished_.contains(hash)) return "too many unfinished images";
+    unfinished_[hash] = {total_bytes, std::make_shared<Image>()};
+  }
+  const auto found = unfinished_.find(hash);
+  if (found == unfinished_.end()) return "a slice of an image comes before the first one";
+  Unfinished& unfinished = found->second;
+  Image& image = *unfinished.image;
+  if (unfinished.total_bytes != total_bytes || offset != image.size() || bytes.empty() ||
+      bytes.size() > total_bytes - offset) {
+    return "slices of an image do not fit together";
+  }
+  image.insert(image.end(), bytes.begin(), bytes.end());
+  if (image.size() < total_bytes) return nullptr;
+  if (sha256(image) != hash) return "an image does not have the hash it came under";
+  image.push_back(std::byte{0});
+  whole_bytes_ += image.size();
+  whole_.push_front({hash, std::move(unfinished.image)});
+  unfinished_.erase(found);
+  while (whole_bytes_ > kKeepBytes && whole_.size() > 1) {
+    whole_bytes_ -= whole_.back().image->size();
+    whole_.pop_back();
+  }
+  return nullptr;
+}
+
+std::shared_ptr<const Image> Images::find(std::span<const std::byte> name) {
+  Sha256 hash;
+  if (!to_hash(name, hash)) return nullptr;
+  std::lock_guard guard(mutex_);
+  const auto found = std::find_if(whole_.begin(), whole_.end(), [&](const Whole& whole) { return whole.hash == hash; });
+  if (found == whole_.end()) return nullptr;
+  whole_.splice(whole_.begin(), whole_, found);
+  return whole_.front().image;
+}
+
+// --- Calls ---------------------------------------------------------------------------------------------------------------
+
+CUresult handle_bfImagePut(Call& call, std::span<const std::byte> hash, uint64_t total_bytes, uint64_t offset) {
+  if (const char* what = session_of(call).images.put(hash, total_bytes, offset, call.payload)) {
+    session_of(call).violation(call, what);
+    return CUDA_ERROR_INVALID_IMAGE;
+  }
+  return CUDA_SUCCESS;
+}
+
+CUresult handle_bfImageProbe(Call& call, std::span<const std::byte> hash, uint32_t& present) {
+  present = session_of(call).images.find(hash) != nullptr;
+  return CUDA_SUCCESS;
+}
+
+}  // namespace bf::server

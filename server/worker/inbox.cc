@@ -1,0 +1,43 @@
+#include "server/worker/inbox.h"
+
+#include "base/limits.h"
+
+namespace bf::server {
+
+bool Inbox::landed(const transport::Block& block, std::byte* data) noexcept {
+  if (block.bytes == 0 || block.bytes > limits::kBulkBlockBytes) return false;
+  std::lock_guard guard(mutex_);
+  if (stopped_) return false;
+  // The ring has kBulkBlocks slots; a transport that claims more has lost count.
+  if (blocks_.size() >= limits::kBulkBlocks * 4) return false;
+  if (!blocks_.emplace(std::pair(block.transfer, block.offset), Landed{block, data}).second) return false;
+  bytes_ += block.bytes;
+  changed_.notify_all();
+  return true;
+}
+
+bool Inbox::wait(uint64_t transfer, uint64_t offset, Landed& landed) {
+  std::unique_lock guard(mutex_);
+  for (;;) {
+    if (stopped_) return false;
+    if (const auto found = blocks_.find({transfer, offset}); found != blocks_.end()) {
+      landed = found->second;
+      blocks_.erase(found);
+      return true;
+    }
+    changed_.wait(guard);
+  }
+}
+
+void Inbox::stop() {
+  std::lock_guard guard(mutex_);
+  stopped_ = true;
+  changed_.notify_all();
+}
+
+uint64_t Inbox::bytes_received() const {
+  std::lock_guard guard(mutex_);
+  return bytes_;
+}
+
+}  // namespace bf::server

@@ -1,0 +1,48 @@
+// Incoming bulk blocks, from their landing in the transport's ring until the GPU has read them.
+//
+// A twin takes the blocks of its transfer in the order of their offsets. Blocks of transfers that no call has named yet
+// wait in the ring; the ring bounds them.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <utility>
+
+#include "transport/transport.h"
+
+namespace bf::server {
+
+class Inbox final : public transport::BulkSink {
+ public:
+  struct Landed {
+    transport::Block block;
+    const std::byte* data = nullptr;
+  };
+
+  Inbox(transport::Bulk& bulk, std::function<void(const Status&)> lost) : bulk_(bulk), lost_(std::move(lost)) {}
+
+  // Waits for the block of `transfer` that begins at `offset`. False when the session ends meanwhile. The caller owes
+  // release(landed.block).
+  bool wait(uint64_t transfer, uint64_t offset, Landed& landed);
+  void release(const transport::Block& block) { bulk_.release(block); }
+  void stop();
+
+  std::byte* place(const transport::Block&) noexcept override { return nullptr; }
+  bool landed(const transport::Block& block, std::byte* data) noexcept override;
+  void lost(const Status& why) noexcept override { lost_(why); }
+
+  uint64_t bytes_received() const;
+
+ private:
+  transport::Bulk& bulk_;
+  std::function<void(const Status&)> lost_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::map<std::pair<uint64_t, uint64_t>, Landed> blocks_;  // by transfer and offset
+  uint64_t bytes_ = 0;
+  bool stopped_ = false;
+};
+
+}  // namespace bf::server

@@ -1,0 +1,141 @@
+// Launches, and the parts of capture and graphs that need more than the driver's call.
+#include "proto/api/launch_attributes.h"
+#include "server/worker/session.h"
+
+namespace bf::server {
+namespace {
+
+// The packed parameters in the form that the driver takes: one pointer per parameter. The driver's own packed form
+// (`extra`) serves only functions whose parameters it does not tell: with a size that is no multiple of 8 it was seen to
+// refuse launches (a single int; driver 580.159.04).
+class Params {
+ public:
+  Params(Call& call, CUfunction function, std::span<const std::byte> packed)
+      : bytes_(packed.size()),
+        extra_{CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<std::byte*>(packed.data()), CU_LAUNCH_PARAM_BUFFER_SIZE, &bytes_,
+               CU_LAUNCH_PARAM_END} {
+    thread_local std::vector<void*> pointers;  // of this twin: no allocation per launch
+    pointers.clear();
+    const Functions& functions = session_of(call).functions;
+    fits_ = functions.spread(function, packed, pointers);
+    if (fits_) list_ = pointers.empty() ? nullptr : pointers.data();
+    else if ((fits_ = functions.accepts(function, packed.size()))) use_extra_ = bytes_ > 0;
+  }
+  // False: not what the function takes.
+  bool fit() const { return fits_; }
+  void** list() { return list_; }
+  void** extra() { return use_extra_ ? extra_ : nullptr; }
+
+ private:
+  size_t bytes_;
+  void* extra_[5];
+  void** list_ = nullptr;
+  bool fits_ = false;
+  bool use_extra_ = false;
+};
+
+// Node parameters with the packed buffer spread into kernelParams.
+bool with_params(Call& call, const CUDA_KERNEL_NODE_PARAMS* given, std::span<const std::byte> params,
+                 CUDA_KERNEL_NODE_PARAMS& full, std::vector<void*>& pointers) {
+  if (!given) return false;
+  full = *given;
+  const auto function = full.func ? full.func : reinterpret_cast<CUfunction>(full.kern);
+  if (!session_of(call).functions.spread(function, params, pointers)) return false;
+  full.kernelParams = pointers.empty() ? nullptr : pointers.data();
+  full.extra = nullptr;
+  return true;
+}
+
+}  // namespace
+
+CUresult handle_cuLaunchKernel(Call& call, CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
+                               unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY,
+                               unsigned int blockDimZ, unsigned int sharedMemBytes, CUstream hStream, void**, void**,
+                               std::span<const std::byte> params) {
+  Params given(call, f, params);
+  if (!given.fit()) return CUDA_ERROR_INVALID_VALUE;
+  return call.driver.cuLaunchKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes,
+                                    hStream, given.list(), given.extra());
+}
+
+CUresult handle_cuLaunchCooperativeKernel(Call& call, CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
+                                          unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY,
+                                          unsigned int blockDimZ, unsigned int sharedMemBytes, CUstream hStream, void**,
+                                          std::span<const std::byte> params) {
+  Params given(call, f, params);
+  if (!given.fit() || given.extra()) return CUDA_ERROR_INVALID_VALUE;
+  return call.driver.cuLaunchCooperativeKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ,
+                                               sharedMemBytes, hStream, given.list());
+}
+
+CUresult handle_cuLaunchKernelEx(Call& call, const CUlaunchConfig* config, CUfunction f, void**, void**,
+                                 std::span<const std::byte> params, std::span<const std::byte> attrs) {
+  Params given(call, f, params);
+  if (!config || !given.fit()) return CUDA_ERROR_INVALID_VALUE;
+  CUlaunchConfig full = *config;
+  if (CUresult why = take_launch_attributes(call, attrs, full); why != CUDA_SUCCESS) return why;
+  return call.driver.cuLaunchKernelEx(&full, f, given.list(), given.extra());
+}
+
+CUresult handle_cuStreamDestroy_v2(Call& call, CUstream hStream) { return call.driver.cuStreamDestroy_v2(hStream); }
+
+CUresult handle_cuStreamGetCaptureInfo_v3(Call& call, CUstream hStream, CUstreamCaptureStatus* captureStatus_out,
+                                          cuuint64_t* id_out, CUgraph*, const CUgraphNode**, const CUgraphEdgeData**,
+                                          size_t*, uint64_t& graph, std::span<const std::byte>& dependencies,
+                                          std::span<const std::byte>& edges) {
+  CUgraph real_graph = nullptr;
+  const CUgraphNode* nodes = nullptr;
+  const CUgraphEdgeData* edge_data = nullptr;
+  size_t count = 0;
+  const CUresult result = call.driver.cuStreamGetCaptureInfo_v3(hStream, captureStatus_out, id_out, &real_graph, &nodes,
+                                                                &edge_data, &count);
+  if (result != CUDA_SUCCESS || !real_graph) return result;
+  graph = call.value_of(HandleKind::kGraph, uint64_t(real_graph));
+  std::string values;
+  for (size_t i = 0; nodes && i < count; ++i) {
+    const uint64_t value = call.value_of(HandleKind::kGraphNode, uint64_t(nodes[i]));
+    values.append(reinterpret_cast<const char*>(&value), sizeof(value));
+  }
+  dependencies = keep(call, values);
+  if (edge_data)
+    edges = keep(call, {reinterpret_cast<const char*>(edge_data), count * sizeof(CUgraphEdgeData)});
+  return CUDA_SUCCESS;
+}
+
+CUresult handle_cuGraphAddKernelNode_v2(Call& call, CUgraphNode* phGraphNode, CUgraph hGraph,
+                                        const CUgraphNode* dependencies, size_t numDependencies,
+                                        const CUDA_KERNEL_NODE_PARAMS* nodeParams, std::span<const std::byte> params) {
+  CUDA_KERNEL_NODE_PARAMS full;
+  std::vector<void*> pointers;
+  if (!with_params(call, nodeParams, params, full, pointers)) return CUDA_ERROR_INVALID_VALUE;
+  return call.driver.cuGraphAddKernelNode_v2(phGraphNode, hGraph, dependencies, numDependencies, &full);
+}
+
+CUresult handle_cuGraphKernelNodeSetParams_v2(Call& call, CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS* nodeParams,
+                                              std::span<const std::byte> params) {
+  CUDA_KERNEL_NODE_PARAMS full;
+  std::vector<void*> pointers;
+  if (!with_params(call, nodeParams, params, full, pointers)) return CUDA_ERROR_INVALID_VALUE;
+  return call.driver.cuGraphKernelNodeSetParams_v2(hNode, &full);
+}
+
+CUresult handle_cuGraphExecKernelNodeSetParams_v2(Call& call, CUgraphExec hGraphExec, CUgraphNode hNode,
+                                                  const CUDA_KERNEL_NODE_PARAMS* nodeParams,
+                                                  std::span<const std::byte> params) {
+  CUDA_KERNEL_NODE_PARAMS full;
+  std::vector<void*> pointers;
+  if (!with_params(call, nodeParams, params, full, pointers)) return CUDA_ERROR_INVALID_VALUE;
+  return call.driver.cuGraphExecKernelNodeSetParams_v2(hGraphExec, hNode, &full);
+}
+
+// A host side would be an address of the client's; it goes through staging in device memory instead.
+CUresult handle_cuGraphAddMemcpyNode(Call& call, CUgraphNode* phGraphNode, CUgraph hGraph,
+                                     const CUgraphNode* dependencies, size_t numDependencies,
+                                     const CUDA_MEMCPY3D* copyParams, CUcontext ctx) {
+  if (!copyParams) return CUDA_ERROR_INVALID_VALUE;
+  if (copyParams->srcMemoryType == CU_MEMORYTYPE_HOST || copyParams->dstMemoryType == CU_MEMORYTYPE_HOST)
+    return CUDA_ERROR_NOT_SUPPORTED;
+  return call.driver.cuGraphAddMemcpyNode(phGraphNode, hGraph, dependencies, numDependencies, copyParams, ctx);
+}
+
+}  // namespace bf::server

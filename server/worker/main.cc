@@ -1,0 +1,210 @@
+// bfworker: the process in which one client's calls meet the CUDA driver.
+//
+// bfserver starts it (never a person) in one of two ways:
+//   bfworker --probe                   describe the GPUs on standard output and end
+//   bfworker --control-fd N [--warm]   serve one session: with --warm make the driver ready first and say so (Ready),
+//                                      then wait for Assign, shake hands with the client, enter the sandbox, serve, end
+// It ends when its session does, when bfserver closes the control socket, or by any signal. It never tidies the driver
+// up on the way out: the kernel frees all of it, also when the GPU hangs.
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+
+#include "base/log.h"
+#include "proto/control_channel.h"
+#include "proto/supervise.h"
+#include "server/worker/driver_library.h"
+#include "server/worker/probe.h"
+#include "server/worker/sandbox.h"
+#include "server/worker/session.h"
+
+namespace bf::server {
+namespace {
+
+constexpr int kUsage = 2;
+
+// Ends the process without destructors: threads may be inside the driver.
+[[noreturn]] void leave(int status) {
+  fflush(nullptr);
+  _exit(status);
+}
+
+[[noreturn]] void fail(const Status& status) {
+  BF_ERROR("worker: {}", status.message());
+  leave(1);
+}
+
+int run_probe() {
+  const std::string reply = control::encode_ProbeReply(probe());
+  const bool written = fwrite(reply.data(), 1, reply.size(), stdout) == reply.size() && fflush(stdout) == 0;
+  return written ? 0 : 1;
+}
+
+struct Assignment {
+  control::Assign assign;
+  Fd client;
+  Fd ledger;
+};
+
+// Waits as long as it takes: a warm worker has no client yet.
+Assignment await_assignment(int control) {
+  auto message = supervise::receive(control);
+  if (!message.ok()) leave(0);  // bfserver is gone, or does not want us
+  if (message->kind != supervise::Kind::kAssign || message->fds.size() != 2)
+    fail(Status(StatusCode::kInvalid, "bfserver sent something that is not an assignment"));
+  auto assign = control::decode_Assign(control::as_bytes(message->body));
+  if (!assign.ok()) fail(assign.status());
+  return {std::move(*assign), std::move(message->fds[0]), std::move(message->fds[1])};
+}
+
+Status reply_to_attach(const Assignment& assignment, const Status& status, control::Deadline deadline) {
+  control::AttachReply reply;
+  reply.status = uint32_t(status.code());
+  reply.message = status.message();
+  if (status.ok()) {
+    reply.session_id = assignment.assign.session_id;
+    reply.channel_secret = assignment.assign.channel_secret;
+    reply.channels = assignment.assign.channels;
+  }
+  return control::send_frame(assignment.client.get(), Opcode::kAttach, kReply, control::encode_AttachReply(reply), {},
+                             deadline);
+}
+
+// tcp: the further connections of the session, side stream first. bfserver has checked who they are.
+Result<std::unique_ptr<transport::Link>> gather_channels(int control, Assignment& assignment,
+                                                         control::Deadline deadline) {
+  const uint32_t count = assignment.assign.channels;
+  if (count < 2 || count > 1 + limits::kBulkChannels) return Status(StatusCode::kInvalid, "a wrong number of channels");
+  std::vector<Fd> channels(count);
+  for (uint32_t have = 0; have < count;) {
+    auto message = supervise::receive(control, deadline);
+    if (!message.ok()) return message.status();
+    if (message->kind != supervise::Kind::kChannel || message->fds.size() != 1) continue;
+    const auto channel = control::decode_Channel(control::as_bytes(message->body));
+    if (!channel.ok()) return channel.status();
+    const uint32_t index = channel.value().index;
+    if (index >= count || channels[index]) return Status(StatusCode::kInvalid, "a channel came twice");
+    BF_RETURN_IF_ERROR(control::send_frame(message->fds[0].get(), Opcode::kJoin, kReply,
+                                           control::encode_JoinReply({}), {}, deadline));
+    channels[index] = std::move(message->fds[0]);
+    ++have;
+  }
+  std::vector<Fd> bulk;
+  for (uint32_t i = 1; i < count; ++i) bulk.push_back(std::move(channels[i]));
+  return transport::make_tcp_link(std::move(assignment.client), std::move(channels[0]), std::move(bulk));
+}
+
+// The driver shows the session's devices, in the session's order: bfserver set CUDA_VISIBLE_DEVICES.
+Status check_devices(const DriverApi& api, const std::vector<control::WorkerDevice>& devices) {
+  int count = 0;
+  api.cuDeviceGetCount(&count);
+  if (size_t(count) < devices.size() || devices.empty() || devices.size() > limits::kDevices) {
+    return Status(StatusCode::kInvalid,
+                  fmt::format("the lease has {} GPUs, and the driver shows {}", devices.size(), count));
+  }
+  return {};
+}
+
+void watch_bfserver(int control) {
+  std::thread([control] {
+    pthread_setname_np(pthread_self(), "bf-watch");
+    pollfd entry{control, 0, 0};  // hang-up only
+    while (poll(&entry, 1, -1) < 0 && errno == EINTR) {
+    }
+    leave(0);
+  }).detach();
+}
+
+int serve(int control, bool warm) {
+  auto driver = load_driver();
+  if (!driver.ok()) fail(driver.status());
+  const DriverApi& api = driver->api;
+  // Never destroyed: the driver may use its memory until the process has ended.
+  auto* prepared = new Prepared(api);
+  const auto make_ready = [&]() -> Status {
+    const CUresult result = prepared->warm();
+    if (result == CUDA_SUCCESS) return {};
+    return Status(StatusCode::kUnavailable, fmt::format("the GPU cannot be used: {}", describe(api, result)));
+  };
+  if (const CUresult result = prepared->start(); result != CUDA_SUCCESS)
+    fail(Status(StatusCode::kUnavailable, describe(api, result)));
+  if (warm) {
+    if (Status status = make_ready(); !status.ok()) fail(status);
+    if (!supervise::send(control, supervise::Kind::kReady, control::encode_Ready({})).ok()) leave(0);
+  }
+  Assignment assignment = await_assignment(control);
+  const auto deadline = control::deadline_in(std::chrono::milliseconds(limits::kHandshakeTimeoutMs));
+  const auto refuse = [&](const Status& status) {
+    (void)reply_to_attach(assignment, status, deadline);
+    fail(status);
+  };
+  if (Status status = check_devices(api, assignment.assign.devices); !status.ok()) refuse(status);
+  if (!warm)
+    if (Status status = make_ready(); !status.ok()) refuse(status);
+  auto ledger = Ledger::open(std::move(assignment.ledger));
+  if (!ledger.ok()) refuse(ledger.status());
+  if (ledger->devices() < assignment.assign.devices.size())
+    refuse(Status(StatusCode::kInternal, "the ledger has fewer partitions than the lease"));
+  auto prints = Prints::capture();
+  if (!prints.ok()) refuse(prints.status());
+  if (Status status = enter_sandbox(); !status.ok()) refuse(status);
+  watch_bfserver(control);
+
+  // From here on, bytes of the client are read.
+  SessionConfig config;
+  for (const auto& device : assignment.assign.devices)
+    config.devices.push_back({device.limit_bytes, device.context_bytes});
+  config.ledger = &*ledger;
+  config.ledger_slot = assignment.assign.ledger_slot;
+  config.software = driver->software;
+  config.spin_us = std::thread::hardware_concurrency() > 2 ? 50 : 0;
+  config.prints = &*prints;
+  config.report = [control](const control::WorkerReport& report) {
+    (void)supervise::send(control, supervise::Kind::kReport, control::encode_WorkerReport(report));
+  };
+  config.ended = [](const Status& why) {
+    BF_DEBUG("session ended: {}", why.message());
+    leave(0);
+  };
+  const bool shm = assignment.assign.transport == "shm";
+  if (Status status = reply_to_attach(assignment, {}, deadline); !status.ok()) fail(status);
+  auto link = shm ? transport::offer_shm_link(std::move(assignment.client))
+                  : gather_channels(control, assignment, deadline);
+  if (!link.ok()) fail(link.status());
+  if (Status status = serve_session(**link, *prepared, config); !status.ok()) fail(status);
+  return 0;
+}
+
+}  // namespace
+}  // namespace bf::server
+
+int main(int count, char** arguments) {
+  bf::set_log_level(bf::parse_log_level(getenv("BF_LOG") ? getenv("BF_LOG") : "", bf::LogLevel::kInfo));
+  int control = -1;
+  bool warm = false, probe = false, wrong = false;
+  for (int i = 1; i < count; ++i) {
+    if (strcmp(arguments[i], "--probe") == 0) {
+      probe = true;
+    } else if (strcmp(arguments[i], "--warm") == 0) {
+      warm = true;
+    } else if (strcmp(arguments[i], "--control-fd") == 0 && i + 1 < count) {
+      control = atoi(arguments[++i]);
+    } else {
+      wrong = true;
+    }
+  }
+  if (wrong || probe == (control >= 0)) {
+    fprintf(stderr, "bfworker is started by bfserver; by hand only 'bfworker --probe' is useful\n");
+    return bf::server::kUsage;
+  }
+  if (probe) bf::server::leave(bf::server::run_probe());
+  fcntl(control, F_SETFD, FD_CLOEXEC);
+  bf::server::leave(bf::server::serve(control, warm));
+}

@@ -1,0 +1,201 @@
+// Allocations and copies: every byte of device memory that a client gets is charged to its partition (charges.h).
+#include "server/worker/session.h"
+
+namespace bf::server {
+namespace {
+
+// Allocates by `make(address, bytes that back it)`, charges, and undoes it by cuMemFree if the partition is full.
+template <typename Make>
+CUresult charged(Call& call, uint64_t at_least, CUdeviceptr* address, Make make) {
+  Session& session = session_of(call);
+  size_t device = 0;
+  if (!session.contexts.current_device(device)) return make(address, at_least);  // the driver says what is wrong
+  if (!session.charges.may_fit(device, at_least)) return CUDA_ERROR_OUT_OF_MEMORY;
+  uint64_t bytes = at_least;
+  const CUresult result = make(address, bytes);
+  if (result != CUDA_SUCCESS) return result;
+  CUcontext context = nullptr;
+  call.driver.cuCtxGetCurrent(&context);
+  if (session.charges.add({device, *address, bytes, context, false})) return result;
+  call.driver.cuMemFree_v2(*address);
+  *address = 0;
+  return CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+// The pool's memory as the driver has it now. False: its growth passes the partition.
+bool settle_pool(Session& session, CUmemoryPool pool, size_t device) {
+  cuuint64_t reserved = 0;
+  if (session.driver.cuMemPoolGetAttribute(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &reserved) != CUDA_SUCCESS)
+    return true;
+  return session.charges.set_pool(pool, device, reserved);
+}
+
+// What pools gave back since is free for others.
+void settle_pools(Session& session) {
+  for (const auto& pool : session.charges.pools()) settle_pool(session, pool.pool, pool.device);
+}
+
+// Allocates by `make` out of `pool` and charges what the pool grew by; trims and tries once more when it is too much.
+template <typename Make>
+CUresult charged_pool(Call& call, CUdeviceptr* address, size_t bytes, CUmemoryPool pool, size_t device, CUstream stream,
+                      Make make) {
+  Session& session = session_of(call);
+  if (!session.charges.may_fit(device, bytes)) {
+    settle_pools(session);
+    cuuint64_t used = 0;
+    call.driver.cuMemPoolGetAttribute(pool, CU_MEMPOOL_ATTR_USED_MEM_CURRENT, &used);
+    const uint64_t idle = session.charges.pool_charge(pool) - std::min<uint64_t>(used, session.charges.pool_charge(pool));
+    if (bytes / Charges::kBlockBytes * Charges::kBlockBytes > session.charges.free(device) + idle)
+      return CUDA_ERROR_OUT_OF_MEMORY;
+  }
+  const CUresult result = make(address);
+  if (result != CUDA_SUCCESS || settle_pool(session, pool, device)) return result;
+  call.driver.cuMemFreeAsync(*address, stream);
+  call.driver.cuStreamSynchronize(stream);
+  call.driver.cuMemPoolTrimTo(pool, 0);
+  settle_pool(session, pool, device);
+  *address = 0;
+  return CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+bool capturing(Call& call, CUstream stream) {
+  CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+  return call.driver.cuStreamIsCapturing(stream, &status) == CUDA_SUCCESS && status != CU_STREAM_CAPTURE_STATUS_NONE;
+}
+
+CUstream default_stream(Call& call) { return call.per_thread() ? CU_STREAM_PER_THREAD : CU_STREAM_LEGACY; }
+
+}  // namespace
+
+// --- Allocations ---------------------------------------------------------------------------------------------------------
+
+CUresult handle_cuMemGetInfo_v2(Call& call, size_t* free, size_t* total) {
+  Session& session = session_of(call);
+  size_t device = 0, real_free = 0, real_total = 0;
+  // The driver first: it knows whether there is a context and whether it still works.
+  if (CUresult result = call.driver.cuMemGetInfo_v2(&real_free, &real_total); result != CUDA_SUCCESS) return result;
+  if (!session.contexts.current_device(device)) return CUDA_ERROR_INVALID_CONTEXT;
+  settle_pools(session);
+  if (free) *free = session.charges.free(device);
+  if (total) *total = session.charges.total(device);
+  return CUDA_SUCCESS;
+}
+
+CUresult handle_cuMemAlloc_v2(Call& call, CUdeviceptr* dptr, size_t bytesize) {
+  if (!dptr) return CUDA_ERROR_INVALID_VALUE;
+  return charged(call, bytesize, dptr,
+                 [&](CUdeviceptr* address, uint64_t&) { return call.driver.cuMemAlloc_v2(address, bytesize); });
+}
+
+CUresult handle_cuMemAllocPitch_v2(Call& call, CUdeviceptr* dptr, size_t* pPitch, size_t WidthInBytes, size_t Height,
+                                   unsigned int ElementSizeBytes) {
+  if (!dptr || !pPitch) return CUDA_ERROR_INVALID_VALUE;
+  size_t at_least = 0;
+  if (__builtin_mul_overflow(WidthInBytes, Height, &at_least)) return CUDA_ERROR_OUT_OF_MEMORY;
+  return charged(call, at_least, dptr, [&](CUdeviceptr* address, uint64_t& bytes) {
+    const CUresult result = call.driver.cuMemAllocPitch_v2(address, pPitch, WidthInBytes, Height, ElementSizeBytes);
+    if (result == CUDA_SUCCESS) bytes = uint64_t{*pPitch} * Height;
+    return result;
+  });
+}
+
+CUresult handle_cuMemFree_v2(Call& call, CUdeviceptr dptr) {
+  Charges& charges = session_of(call).charges;
+  const auto record = charges.take(dptr);
+  const CUresult result = call.driver.cuMemFree_v2(dptr);
+  if (!record) return result;
+  if (result == CUDA_SUCCESS) {
+    charges.settle(*record);
+  } else {
+    charges.restore(*record);
+  }
+  return result;
+}
+
+CUresult handle_cuMemAllocAsync(Call& call, CUdeviceptr* dptr, size_t bytesize, CUstream hStream) {
+  if (!dptr) return CUDA_ERROR_INVALID_VALUE;
+  const auto make = [&](CUdeviceptr* address) { return call.driver.cuMemAllocAsync(address, bytesize, hStream); };
+  size_t device = 0;
+  CUmemoryPool pool = nullptr;
+  // While a stream captures this makes a graph node: the memory comes with the launch.
+  if (!session_of(call).contexts.current_device(device) || capturing(call, hStream) ||
+      call.driver.cuDeviceGetMemPool(&pool, CUdevice(device)) != CUDA_SUCCESS) {
+    return make(dptr);
+  }
+  return charged_pool(call, dptr, bytesize, pool, device, hStream, make);
+}
+
+CUresult handle_cuMemAllocFromPoolAsync(Call& call, CUdeviceptr* dptr, size_t bytesize, CUmemoryPool pool,
+                                        CUstream hStream) {
+  if (!dptr) return CUDA_ERROR_INVALID_VALUE;
+  const auto make = [&](CUdeviceptr* address) {
+    return call.driver.cuMemAllocFromPoolAsync(address, bytesize, pool, hStream);
+  };
+  size_t device = 0;
+  if (!session_of(call).contexts.current_device(device) || capturing(call, hStream)) return make(dptr);
+  return charged_pool(call, dptr, bytesize, pool, device, hStream, make);
+}
+
+// The pool's memory is settled when somebody next looks at it: the driver gives it back at synchronisations.
+CUresult handle_cuMemFreeAsync(Call& call, CUdeviceptr dptr, CUstream hStream) {
+  return call.driver.cuMemFreeAsync(dptr, hStream);
+}
+
+// Charged like the program's own memory: natively the program's host buffers need none, but a graph's staging is real.
+CUresult handle_bfStagingAlloc(Call& call, uint64_t bytes, uint64_t& address) {
+  RelaxedCapture relaxed(call.driver);
+  CUdeviceptr made = 0;
+  const CUresult result = charged(
+      call, bytes, &made, [&](CUdeviceptr* out, uint64_t&) { return call.driver.cuMemAlloc_v2(out, bytes); });
+  address = made;
+  return result;
+}
+
+CUresult handle_bfStagingFree(Call& call, uint64_t address) {
+  RelaxedCapture relaxed(call.driver);
+  return handle_cuMemFree_v2(call, address);
+}
+
+// --- Copies --------------------------------------------------------------------------------------------------------------
+
+CUresult handle_cuMemcpyHtoD_v2(Call& call, CUdeviceptr dstDevice, const void*, size_t ByteCount, uint64_t transfer) {
+  if (transfer == 0) {
+    if (call.payload.size() != ByteCount) return CUDA_ERROR_INVALID_VALUE;
+    const auto copy = call.per_thread() ? call.driver.cuMemcpyHtoD_v2_ptds : call.driver.cuMemcpyHtoD_v2;
+    return copy(dstDevice, call.payload.data(), ByteCount);
+  }
+  const CUstream stream = default_stream(call);
+  const CUresult result = session_of(call).copies.to_device(dstDevice, ByteCount, {}, transfer, stream);
+  return result == CUDA_SUCCESS ? call.driver.cuStreamSynchronize(stream) : result;
+}
+
+CUresult handle_cuMemcpyHtoDAsync_v2(Call& call, CUdeviceptr dstDevice, const void*, size_t ByteCount, CUstream hStream,
+                                     uint64_t transfer) {
+  return session_of(call).copies.to_device(dstDevice, ByteCount, call.payload, transfer, hStream);
+}
+
+CUresult handle_cuMemcpyDtoH_v2(Call& call, void*, CUdeviceptr srcDevice, size_t ByteCount, uint64_t ticket) {
+  const CUstream stream = default_stream(call);
+  const CUresult result = session_of(call).copies.from_device(srcDevice, ByteCount, ticket, stream);
+  return result == CUDA_SUCCESS ? call.driver.cuStreamSynchronize(stream) : result;
+}
+
+CUresult handle_cuMemcpyDtoHAsync_v2(Call& call, void*, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream,
+                                     uint64_t ticket) {
+  return session_of(call).copies.from_device(srcDevice, ByteCount, ticket, hStream);
+}
+
+CUresult handle_cuMemcpy3D_v2(Call& call, const CUDA_MEMCPY3D* pCopy, uint64_t transfer, uint64_t ticket) {
+  if (!pCopy) return CUDA_ERROR_INVALID_VALUE;
+  const CUstream stream = default_stream(call);
+  const CUresult result = session_of(call).copies.box(*pCopy, call.payload, transfer, ticket, stream);
+  return result == CUDA_SUCCESS ? call.driver.cuStreamSynchronize(stream) : result;
+}
+
+CUresult handle_cuMemcpy3DAsync_v2(Call& call, const CUDA_MEMCPY3D* pCopy, CUstream hStream, uint64_t transfer,
+                                   uint64_t ticket) {
+  if (!pCopy) return CUDA_ERROR_INVALID_VALUE;
+  return session_of(call).copies.box(*pCopy, call.payload, transfer, ticket, hStream);
+}
+
+}  // namespace bf::server

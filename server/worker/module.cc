@@ -1,0 +1,312 @@
+// Modules, libraries and what is known of their functions.
+#include <cstring>
+#include <mutex>
+
+#include "proto/session.h"
+#include "server/worker/session.h"
+
+namespace bf::server {
+namespace {
+
+constexpr size_t kMaxParameters = 8192;
+
+std::string_view text(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+// JIT options as the driver wants them: parallel arrays, with log buffers of our own.
+class JitArguments {
+ public:
+  // False: malformed.
+  bool decode(std::span<const std::byte> bytes) {
+    auto decoded = decode_jit_options(text(bytes));
+    if (!decoded.ok()) return false;
+    given_ = std::move(*decoded);
+    for (const JitOption& option : given_.options) {
+      if (is_pointer(option.option)) continue;
+      add(CUjit_option(option.option), reinterpret_cast<void*>(option.value));
+    }
+    scalars_ = options_.size();
+    if (given_.has_info_log) add_log(CU_JIT_INFO_LOG_BUFFER, CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES, info_, given_.info_log_bytes);
+    if (given_.has_error_log)
+      add_log(CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES, error_, given_.error_log_bytes);
+    if (!given_.global_names.empty()) {
+      for (const auto& name : given_.global_names) names_.push_back(name.c_str());
+      for (const uint64_t address : given_.global_addresses) addresses_.push_back(reinterpret_cast<void*>(address));
+      add(CU_JIT_GLOBAL_SYMBOL_NAMES, names_.data());
+      add(CU_JIT_GLOBAL_SYMBOL_ADDRESSES, addresses_.data());
+      add(CU_JIT_GLOBAL_SYMBOL_COUNT, reinterpret_cast<void*>(names_.size()));
+    }
+    return true;
+  }
+  unsigned int count() const { return unsigned(options_.size()); }
+  CUjit_option* options() { return options_.data(); }
+  void** values() { return values_.data(); }
+
+  std::string result() const {
+    JitResult result;
+    for (size_t i = 0; i < options_.size(); ++i) {
+      const auto value = reinterpret_cast<uint64_t>(values_[i]);
+      if (options_[i] == CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES) {
+        result.info_log.assign(info_.data(), std::min<size_t>(value, info_.size()));
+      } else if (options_[i] == CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES) {
+        result.error_log.assign(error_.data(), std::min<size_t>(value, error_.size()));
+      } else if (i < scalars_) {
+        const JitOption& before = scalar(i);
+        if (before.value != value) result.updated.push_back({before.option, value});
+        continue;
+      } else {
+        continue;
+      }
+      result.updated.push_back({int32_t(options_[i]), value});
+    }
+    return encode(result);
+  }
+
+ private:
+  // Values that are addresses: never taken from the client.
+  static bool is_pointer(int32_t option) {
+    switch (option) {
+      case CU_JIT_INFO_LOG_BUFFER:
+      case CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES:
+      case CU_JIT_ERROR_LOG_BUFFER:
+      case CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES:
+      case CU_JIT_GLOBAL_SYMBOL_NAMES:
+      case CU_JIT_GLOBAL_SYMBOL_ADDRESSES:
+      case CU_JIT_GLOBAL_SYMBOL_COUNT:
+      case CU_JIT_REFERENCED_KERNEL_NAMES:
+      case CU_JIT_REFERENCED_KERNEL_COUNT:
+      case CU_JIT_REFERENCED_VARIABLE_NAMES:
+      case CU_JIT_REFERENCED_VARIABLE_COUNT:
+        return true;
+      default:
+        return false;
+    }
+  }
+  const JitOption& scalar(size_t index) const {
+    size_t seen = 0;
+    for (const JitOption& option : given_.options)
+      if (!is_pointer(option.option) && seen++ == index) return option;
+    return given_.options.front();
+  }
+  void add(CUjit_option option, void* value) {
+    options_.push_back(option);
+    values_.push_back(value);
+  }
+  void add_log(CUjit_option buffer_option, CUjit_option size_option, std::string& buffer, uint32_t bytes) {
+    buffer.assign(std::max<uint32_t>(bytes, 1), '\0');
+    add(buffer_option, buffer.data());
+    add(size_option, reinterpret_cast<void*>(uint64_t{bytes}));
+  }
+
+  JitOptions given_;
+  std::vector<CUjit_option> options_;
+  std::vector<void*> values_;
+  size_t scalars_ = 0;
+  std::string info_, error_;
+  std::vector<const char*> names_;
+  std::vector<void*> addresses_;
+};
+
+// cudart's wrapper around a fat binary is an address inside the program; only what it points at may travel.
+bool loadable(const Image& image) {
+  constexpr uint32_t kWrapperMagic = 0x466243b1;
+  uint32_t magic = 0;
+  if (image.size() < sizeof(magic)) return false;
+  std::memcpy(&magic, image.data(), sizeof(magic));
+  return magic != kWrapperMagic;
+}
+
+template <typename Load>
+CUresult load(Call& call, std::span<const std::byte> hash, std::span<const std::byte> jit,
+              std::span<const std::byte>& jit_out, Load driver_load) {
+  Session& session = session_of(call);
+  JitArguments arguments;
+  if (!arguments.decode(jit)) {
+    session.violation(call, "malformed JIT options");
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  const auto image = session.images.find(hash);
+  if (!image || !loadable(*image)) return CUDA_ERROR_INVALID_IMAGE;
+  RelaxedCapture relaxed(call.driver);  // loading may allocate while a stream captures, as lazy loading does
+  const CUresult result = driver_load(image->data(), arguments);
+  jit_out = keep(call, arguments.result());
+  return result;
+}
+
+template <typename Handle>
+CUresult enumerate(Call& call, HandleKind kind, const std::vector<Handle>& found, std::span<const std::byte>& handles,
+                   std::span<const std::byte>& facts) {
+  Session& session = session_of(call);
+  std::string values;
+  std::vector<FunctionFacts> list;
+  for (const Handle& handle : found) {
+    const uint64_t value = session.handles.value_of(kind, uint64_t(handle));
+    if (value == 0) return CUDA_ERROR_OUT_OF_MEMORY;
+    values.append(reinterpret_cast<const char*>(&value), sizeof(value));
+    list.push_back(session.functions.learn(handle));
+  }
+  handles = keep(call, values);
+  facts = keep(call, encode(list));
+  return found.empty() || !handles.empty() ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+}  // namespace
+
+// --- Facts ---------------------------------------------------------------------------------------------------------------
+
+FunctionFacts Functions::learn(CUfunction function) {
+  const DriverApi& driver = session_.driver;
+  FunctionFacts facts;
+  const char* name = nullptr;
+  if (driver.cuFuncGetName && driver.cuFuncGetName(&name, function) == CUDA_SUCCESS && name) facts.name = name;
+  facts.parameters_known = driver.cuFuncGetParamInfo != nullptr;
+  size_t offset = 0, size = 0;
+  while (facts.parameters_known && facts.parameters.size() < kMaxParameters &&
+         driver.cuFuncGetParamInfo(function, facts.parameters.size(), &offset, &size) == CUDA_SUCCESS) {
+    facts.parameters.push_back({uint32_t(offset), uint32_t(size)});
+  }
+  for (int attribute = 0; attribute < CU_FUNC_ATTRIBUTE_MAX; ++attribute) {
+    int value = 0;
+    if (driver.cuFuncGetAttribute(&value, CUfunction_attribute(attribute), function) == CUDA_SUCCESS)
+      facts.attributes.emplace_back(attribute, value);
+  }
+  CUmodule module = nullptr;
+  if (driver.cuFuncGetModule && driver.cuFuncGetModule(&module, function) == CUDA_SUCCESS)
+    facts.owner = session_.handles.find_value(HandleKind::kModule, uint64_t(module));
+  remember(uint64_t(function), facts);
+  return facts;
+}
+
+FunctionFacts Functions::learn(CUkernel kernel) {
+  const DriverApi& driver = session_.driver;
+  FunctionFacts facts;
+  facts.kernel = true;
+  const char* name = nullptr;
+  if (driver.cuKernelGetName && driver.cuKernelGetName(&name, kernel) == CUDA_SUCCESS && name) facts.name = name;
+  facts.parameters_known = driver.cuKernelGetParamInfo != nullptr;
+  size_t offset = 0, size = 0;
+  while (facts.parameters_known && facts.parameters.size() < kMaxParameters &&
+         driver.cuKernelGetParamInfo(kernel, facts.parameters.size(), &offset, &size) == CUDA_SUCCESS) {
+    facts.parameters.push_back({uint32_t(offset), uint32_t(size)});
+  }
+  size_t device = 0;
+  session_.contexts.current_device(device);
+  for (int attribute = 0; attribute < CU_FUNC_ATTRIBUTE_MAX; ++attribute) {
+    int value = 0;
+    if (driver.cuKernelGetAttribute(&value, CUfunction_attribute(attribute), kernel, CUdevice(device)) == CUDA_SUCCESS)
+      facts.attributes.emplace_back(attribute, value);
+  }
+  CUlibrary library = nullptr;
+  if (driver.cuKernelGetLibrary && driver.cuKernelGetLibrary(&library, kernel) == CUDA_SUCCESS)
+    facts.owner = session_.handles.find_value(HandleKind::kLibrary, uint64_t(library));
+  remember(uint64_t(kernel), facts);
+  return facts;
+}
+
+void Functions::remember(uint64_t real, const FunctionFacts& facts) {
+  Parameters parameters;
+  parameters.list = facts.parameters;
+  parameters.known = facts.parameters_known;
+  for (const ParameterInfo& parameter : parameters.list)
+    parameters.bytes = std::max(parameters.bytes, size_t{parameter.offset} + parameter.size);
+  std::unique_lock guard(mutex_);
+  parameters_[real] = std::move(parameters);
+}
+
+bool Functions::accepts(CUfunction function, size_t bytes) const {
+  std::shared_lock guard(mutex_);
+  const auto found = parameters_.find(uint64_t(function));
+  return found != parameters_.end() && (!found->second.known || found->second.bytes == bytes);
+}
+
+bool Functions::spread(CUfunction function, std::span<const std::byte> packed, std::vector<void*>& pointers) const {
+  std::shared_lock guard(mutex_);
+  const auto found = parameters_.find(uint64_t(function));
+  if (found == parameters_.end() || !found->second.known || found->second.bytes != packed.size()) return false;
+  for (const ParameterInfo& parameter : found->second.list)
+    pointers.push_back(const_cast<std::byte*>(packed.data()) + parameter.offset);
+  return true;
+}
+
+// --- Modules -------------------------------------------------------------------------------------------------------------
+
+CUresult handle_cuModuleLoadDataEx(Call& call, CUmodule* module, const void*, unsigned int, CUjit_option*, void**,
+                                   std::span<const std::byte> hash, std::span<const std::byte> jit,
+                                   std::span<const std::byte>& jit_out) {
+  return load(call, hash, jit, jit_out, [&](const void* image, JitArguments& arguments) {
+    return call.driver.cuModuleLoadDataEx(module, image, arguments.count(), arguments.options(), arguments.values());
+  });
+}
+
+CUresult handle_cuModuleUnload(Call& call, CUmodule hmod) { return call.driver.cuModuleUnload(hmod); }
+
+CUresult handle_cuModuleGetFunction(Call& call, CUfunction* hfunc, CUmodule hmod, const char* name,
+                                    std::span<const std::byte>& facts) {
+  const CUresult result = call.driver.cuModuleGetFunction(hfunc, hmod, name);
+  if (result == CUDA_SUCCESS) facts = keep(call, encode(session_of(call).functions.learn(*hfunc)));
+  return result;
+}
+
+CUresult handle_cuModuleGetGlobal_v2(Call& call, CUdeviceptr* dptr, size_t* bytes, CUmodule hmod, const char* name) {
+  return call.driver.cuModuleGetGlobal_v2(dptr, bytes, hmod, name);
+}
+
+CUresult handle_cuModuleEnumerateFunctions(Call& call, CUfunction*, unsigned int numFunctions, CUmodule mod,
+                                           std::span<const std::byte>& handles, std::span<const std::byte>& facts) {
+  unsigned int count = 0;
+  if (CUresult result = call.driver.cuModuleGetFunctionCount(&count, mod); result != CUDA_SUCCESS) return result;
+  std::vector<CUfunction> functions(std::min(count, numFunctions));
+  const CUresult result = call.driver.cuModuleEnumerateFunctions(functions.data(), unsigned(functions.size()), mod);
+  return result == CUDA_SUCCESS ? enumerate(call, HandleKind::kFunction, functions, handles, facts) : result;
+}
+
+// --- Libraries -----------------------------------------------------------------------------------------------------------
+
+// Library options do not travel on: one is an address in the program, the other speaks of the program's own buffer.
+CUresult handle_cuLibraryLoadData(Call& call, CUlibrary* library, const void*, CUjit_option*, void**, unsigned int,
+                                  CUlibraryOption*, void**, unsigned int, std::span<const std::byte> hash,
+                                  std::span<const std::byte> jit, std::span<const std::byte>& jit_out) {
+  return load(call, hash, jit, jit_out, [&](const void* image, JitArguments& arguments) {
+    return call.driver.cuLibraryLoadData(library, image, arguments.options(), arguments.values(), arguments.count(),
+                                         nullptr, nullptr, 0);
+  });
+}
+
+CUresult handle_cuLibraryUnload(Call& call, CUlibrary library) { return call.driver.cuLibraryUnload(library); }
+
+CUresult handle_cuLibraryGetKernel(Call& call, CUkernel* pKernel, CUlibrary library, const char* name,
+                                   std::span<const std::byte>& facts) {
+  const CUresult result = call.driver.cuLibraryGetKernel(pKernel, library, name);
+  if (result == CUDA_SUCCESS) facts = keep(call, encode(session_of(call).functions.learn(*pKernel)));
+  return result;
+}
+
+CUresult handle_cuLibraryGetModule(Call& call, CUmodule* pMod, CUlibrary library) {
+  return call.driver.cuLibraryGetModule(pMod, library);
+}
+
+CUresult handle_cuLibraryGetGlobal(Call& call, CUdeviceptr* dptr, size_t* bytes, CUlibrary library, const char* name) {
+  return call.driver.cuLibraryGetGlobal(dptr, bytes, library, name);
+}
+
+CUresult handle_cuLibraryGetManaged(Call& call, CUdeviceptr* dptr, size_t* bytes, CUlibrary library, const char* name) {
+  return call.driver.cuLibraryGetManaged(dptr, bytes, library, name);
+}
+
+CUresult handle_cuLibraryEnumerateKernels(Call& call, CUkernel*, unsigned int numKernels, CUlibrary lib,
+                                          std::span<const std::byte>& handles, std::span<const std::byte>& facts) {
+  unsigned int count = 0;
+  if (CUresult result = call.driver.cuLibraryGetKernelCount(&count, lib); result != CUDA_SUCCESS) return result;
+  std::vector<CUkernel> kernels(std::min(count, numKernels));
+  const CUresult result = call.driver.cuLibraryEnumerateKernels(kernels.data(), unsigned(kernels.size()), lib);
+  return result == CUDA_SUCCESS ? enumerate(call, HandleKind::kKernel, kernels, handles, facts) : result;
+}
+
+CUresult handle_cuKernelGetFunction(Call& call, CUfunction* pFunc, CUkernel kernel, std::span<const std::byte>& facts) {
+  const CUresult result = call.driver.cuKernelGetFunction(pFunc, kernel);
+  if (result == CUDA_SUCCESS) facts = keep(call, encode(session_of(call).functions.learn(*pFunc)));
+  return result;
+}
+
+}  // namespace bf::server

@@ -1,0 +1,124 @@
+#include "server/worker/outbox.h"
+
+#include <cstring>
+
+#include "proto/api/wire.h"
+#include "proto/session.h"
+
+namespace bf::server {
+namespace {
+
+// Header and DataNotice (two varints with their tags).
+constexpr size_t kDataHeadBound = sizeof(FrameHeader) + 2 * wire::kVarintBound;
+constexpr size_t kOutsBound = limits::kBodyBytes - wire::kReplyHeadBound;
+
+}  // namespace
+
+void Outbox::add(const Piece& piece) {
+  std::lock_guard guard(pieces_mutex_);
+  pieces_.push_back(piece);
+  open_.store(pieces_.size(), std::memory_order_release);
+}
+
+void Outbox::send_locked(std::span<const iovec> parts) {
+  uint64_t bytes = 0;
+  for (const iovec& part : parts) bytes += part.iov_len;
+  bytes_sent_.fetch_add(bytes, std::memory_order_relaxed);
+  if (Status status = link_.calls().send(parts); !status.ok()) lost_(status);
+}
+
+// Leaves Data frames gathered in parts_, to be sent together with what follows; finished_ keeps their slots.
+void Outbox::push_finished_locked() {
+  parts_.clear();
+  finished_.clear();
+  if (!pieces_open()) return;
+  {
+    std::lock_guard guard(pieces_mutex_);
+    size_t kept = 0;
+    for (Piece& piece : pieces_) {
+      if (fences_.done(piece.fence)) {
+        finished_.push_back(piece);
+      } else {
+        pieces_[kept++] = piece;
+      }
+    }
+    pieces_.resize(kept);
+    open_.store(kept, std::memory_order_release);
+  }
+  heads_.resize(finished_.size() * kDataHeadBound);
+  std::byte* head = heads_.data();
+  for (const Piece& piece : finished_) {
+    fences_.release(piece.fence);
+    if (piece.bulk) {
+      bytes_sent_.fetch_add(piece.bytes, std::memory_order_relaxed);
+      mark_.watermark = link_.bulk().send(ticket_transfer(piece.ticket, piece.offset), piece.slot.data, piece.bytes,
+                                          [this, slot = piece.slot](const Status&) { staging_.give(slot); });
+      continue;
+    }
+    std::byte* body = head + sizeof(FrameHeader);
+    std::byte* end = wire::put_u64<1>(body, piece.ticket);
+    if (piece.offset) end = wire::put_u64<2>(end, piece.offset);
+    const FrameHeader header{uint32_t(end - body), piece.bytes, uint16_t(Opcode::kData), 0, 0};
+    std::memcpy(head, &header, sizeof(header));
+    parts_.push_back({head, size_t(end - head)});
+    parts_.push_back({piece.slot.data, piece.bytes});
+    ++mark_.data_frames;
+    head += kDataHeadBound;
+  }
+}
+
+void Outbox::forget(std::vector<Piece>& pieces) {
+  for (const Piece& piece : pieces)
+    if (!piece.bulk) staging_.give(piece.slot);
+  pieces.clear();
+}
+
+void Outbox::abandon() {
+  std::lock_guard guard(pieces_mutex_);
+  for (const Piece& piece : pieces_) {
+    fences_.release(piece.fence);
+    staging_.give(piece.slot);
+  }
+  pieces_.clear();
+  open_.store(0, std::memory_order_release);
+}
+
+Outbox::Mark Outbox::flush() {
+  std::lock_guard guard(send_mutex_);
+  push_finished_locked();
+  if (!parts_.empty()) send_locked(parts_);
+  forget(finished_);
+  return mark_;
+}
+
+void Outbox::reply(uint16_t opcode, uint32_t lane, uint32_t result, std::span<const std::byte> outs,
+                   std::span<const std::byte> payload) {
+  if (outs.size() > kOutsBound || payload.size() > limits::kPayloadBytes) {
+    result = CUDA_ERROR_NOT_SUPPORTED;  // no honest answer of that size exists
+    outs = payload = {};
+  }
+  std::lock_guard guard(send_mutex_);
+  push_finished_locked();
+  std::byte head[sizeof(FrameHeader) + wire::kReplyHeadBound];
+  std::byte* end = wire::put_reply_head(head + sizeof(FrameHeader), {result, mark_.watermark});
+  const size_t head_bytes = size_t(end - head);
+  const FrameHeader header{uint32_t(head_bytes - sizeof(FrameHeader) + outs.size()), uint32_t(payload.size()), opcode,
+                           kReply, lane};
+  std::memcpy(head, &header, sizeof(header));
+  parts_.push_back({head, head_bytes});
+  if (!outs.empty()) parts_.push_back({const_cast<std::byte*>(outs.data()), outs.size()});
+  if (!payload.empty()) parts_.push_back({const_cast<std::byte*>(payload.data()), payload.size()});
+  send_locked(parts_);
+  forget(finished_);
+}
+
+void Outbox::notice(Opcode opcode, std::string_view body, std::span<const std::byte> payload) {
+  FrameHeader header{uint32_t(body.size()), uint32_t(payload.size()), uint16_t(opcode), 0, 0};
+  const iovec parts[] = {{&header, sizeof(header)},
+                         {const_cast<char*>(body.data()), body.size()},
+                         {const_cast<std::byte*>(payload.data()), payload.size()}};
+  std::lock_guard guard(send_mutex_);
+  send_locked(std::span(parts, payload.empty() ? 2 : 3));
+}
+
+}  // namespace bf::server

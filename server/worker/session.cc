@@ -1,0 +1,278 @@
+#include "server/worker/session.h"
+
+#include <pthread.h>
+
+#include <cstring>
+
+#include "base/log.h"
+
+namespace bf::server {
+namespace {
+
+constexpr auto kReportEvery = std::chrono::seconds(1);
+
+bool is_sticky(CUresult result) {
+  switch (result) {
+    case CUDA_ERROR_ILLEGAL_ADDRESS:
+    case CUDA_ERROR_LAUNCH_TIMEOUT:
+    case CUDA_ERROR_ASSERT:
+    case CUDA_ERROR_HARDWARE_STACK_ERROR:
+    case CUDA_ERROR_ILLEGAL_INSTRUCTION:
+    case CUDA_ERROR_MISALIGNED_ADDRESS:
+    case CUDA_ERROR_INVALID_ADDRESS_SPACE:
+    case CUDA_ERROR_INVALID_PC:
+    case CUDA_ERROR_LAUNCH_FAILED:
+    case CUDA_ERROR_TENSOR_MEMORY_LEAK:
+    case CUDA_ERROR_ECC_UNCORRECTABLE:
+    case CUDA_ERROR_EXTERNAL_DEVICE:
+    case CUDA_ERROR_CONTAINED:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// What device code printed becomes visible to the driver's process at these calls.
+bool synchronises(uint16_t opcode) {
+  switch (opcode) {
+    case opcode::cuCtxSynchronize:
+    case opcode::cuStreamSynchronize:
+    case opcode::cuStreamQuery:
+    case opcode::cuEventSynchronize:
+    case opcode::cuEventQuery:
+    case opcode::cuMemcpyHtoD_v2:
+    case opcode::cuMemcpyDtoH_v2:
+    case opcode::cuMemcpy3D_v2:
+    case opcode::cuCtxDestroy_v2:
+    case opcode::cuDevicePrimaryCtxRelease_v2:
+    case opcode::cuDevicePrimaryCtxReset_v2:
+    case opcode::cuModuleUnload:
+    case opcode::cuLibraryUnload:
+      return true;
+    default:
+      return false;
+  }
+}
+
+uint64_t unix_ms() {
+  return uint64_t(std::chrono::duration_cast<std::chrono::milliseconds>(
+                      std::chrono::system_clock::now().time_since_epoch())
+                      .count());
+}
+
+std::vector<Charges::Device> charge_devices(const SessionConfig& config) {
+  std::vector<Charges::Device> devices;
+  for (size_t i = 0; i < config.devices.size(); ++i) devices.push_back({i, config.devices[i].context_bytes});
+  return devices;
+}
+
+}  // namespace
+
+// A lane's call: the tables are the session's.
+class Session::LaneCall final : public Call {
+ public:
+  LaneCall(Session& session, uint32_t id) : Call(&session, session.driver) { lane = id; }
+  bool resolve(HandleKind kind, uint64_t value, uint64_t& real) override {
+    return session->handles.resolve(kind, value, real);
+  }
+  bool register_new(HandleKind kind, uint64_t value, uint64_t real) override {
+    return session->handles.insert(kind, value, real);
+  }
+  void erase(HandleKind kind, uint64_t value) override { session->handles.erase(kind, value); }
+  uint64_t value_of(HandleKind kind, uint64_t real) override { return session->handles.value_of(kind, real); }
+};
+
+std::span<const std::byte> keep(Call& call, std::string_view bytes) {
+  if (bytes.empty()) return {};
+  void* copy = call.arena.alloc(bytes.size());
+  if (!copy) return {};
+  std::memcpy(copy, bytes.data(), bytes.size());
+  return {static_cast<std::byte*>(copy), bytes.size()};
+}
+
+Session::Session(transport::Link& link, Prepared& prepared, const SessionConfig& config, Ledger& ledger)
+    : link(link),
+      driver(prepared.driver),
+      prepared(prepared),
+      config(config),
+      inbox(link.bulk(), [this](const Status& why) { end(why); }),
+      outbox(link, prepared.staging, prepared.fences, [this](const Status& why) { end(why); }),
+      copies(driver, prepared.fences, prepared.staging, inbox, outbox, link.bulk().ring()),
+      charges(ledger, config.ledger_slot, charge_devices(config)),
+      contexts(*this),
+      functions(*this),
+      host_calls(link.side(), outbox, [this](Status why) { end(std::move(why)); }),
+      lanes_(new std::unique_ptr<LaneCall>[limits::kLanes]) {}
+
+Session::~Session() = default;
+
+void Session::end(Status why) noexcept {
+  {
+    std::lock_guard guard(end_mutex_);
+    if (ended_.load(std::memory_order_relaxed)) return;
+    why_ = why;
+    ended_.store(true, std::memory_order_release);
+  }
+  report_now(why.message());
+  if (config.ended) config.ended(why);
+  link.shut();
+  inbox.stop();
+  copies.stop();
+  host_calls.stop();
+  if (order_) order_->stop();
+}
+
+void Session::violation(const Call& call, const char* what) {
+  const Dispatch* entry = lookup(call.opcode);
+  end(Status(StatusCode::kInvalid, fmt::format("the client broke the protocol: {} in {}", what,
+                                               entry ? entry->name : "an unknown call")));
+}
+
+void Session::no_thread(uint32_t lane) {
+  end(Status(StatusCode::kExhausted, fmt::format("no thread for lane {}: the system has none left", lane)));
+}
+
+void Session::note_result(CUresult result) {
+  if (is_sticky(result)) copies.abandon();
+}
+
+Session::LaneCall& Session::lane_call(uint32_t lane) {
+  if (!lanes_[lane]) {
+    pthread_setname_np(pthread_self(), fmt::format("bf-lane-{}", lane).c_str());
+    lanes_[lane] = std::make_unique<LaneCall>(*this, lane);
+  }
+  return *lanes_[lane];
+}
+
+void Session::run(const Frame& frame, Turn& turn) {
+  LaneCall& call = lane_call(frame.header.lane);
+  call.arena.reset();
+  call.opcode = frame.header.opcode;
+  call.flags = frame.header.flags;
+  call.body = frame.body();
+  call.payload = frame.payload();
+  call.result = CUDA_SUCCESS;
+  call.outs = call.reply_payload = {};
+  call.violation = nullptr;
+  const Dispatch* entry = lookup(frame.header.opcode);
+  if (!entry) return violation(call, "unknown opcode");
+  if (entry->post != ((call.flags & kPost) != 0)) return violation(call, "a post that should be a call, or the reverse");
+  calls_.fetch_add(1, std::memory_order_relaxed);
+  if (!entry->post) turn.pass();
+  if (entry->run(call) != Outcome::kDone) return violation(call, call.violation ? call.violation : "malformed");
+  finish(*entry, call);
+}
+
+void Session::finish(const Dispatch& entry, LaneCall& call) {
+  if (call.result != CUDA_SUCCESS) {
+    BF_DEBUG("{} on lane {}: error {}", entry.name, call.lane, int(call.result));
+    note_result(call.result);
+  }
+  if (!entry.post) {
+    if (config.prints && synchronises(call.opcode)) send_prints();
+    return outbox.reply(call.opcode, call.lane, uint32_t(call.result), call.outs, call.reply_payload);
+  }
+  if (call.result == CUDA_SUCCESS) return;
+  // A broken context fails every post; the client needs to hear that once.
+  if (last_async_error_.exchange(call.result, std::memory_order_relaxed) == call.result && is_sticky(call.result))
+    return;
+  control::AsyncErrorNotice notice;
+  notice.result = uint32_t(call.result);
+  notice.opcode = call.opcode;
+  notice.lane = call.lane;
+  outbox.notice(Opcode::kAsyncError, control::encode_AsyncErrorNotice(notice));
+}
+
+void Session::send_prints() {
+  std::lock_guard guard(prints_mutex_);
+  config.prints->collect([this](int fd, std::span<const std::byte> bytes) {
+    control::PrintNotice notice;
+    notice.fd = uint32_t(fd);
+    outbox.notice(Opcode::kPrint, control::encode_PrintNotice(notice), bytes);
+  });
+}
+
+void Session::report_now(const std::string& reason) {
+  if (!config.report) return;
+  control::WorkerReport report;
+  report.calls = calls_.load(std::memory_order_relaxed);
+  report.bytes_in = stream_bytes_in_.load(std::memory_order_relaxed) + inbox.bytes_received();
+  report.bytes_out = outbox.bytes_sent();
+  report.last_call_unix_ms = unix_ms();
+  report.reason = reason;
+  config.report(report);
+}
+
+void Session::report_sometimes() {
+  const auto now = std::chrono::steady_clock::now();
+  if (now < next_report_) return;
+  next_report_ = now + kReportEvery;
+  const uint64_t calls = calls_.load(std::memory_order_relaxed);
+  if (calls == reported_calls_) return;
+  reported_calls_ = calls;
+  report_now({});
+}
+
+void Session::read_loop() {
+  FrameSplitter splitter(pool_);
+  const auto spin = std::chrono::microseconds(config.spin_us);
+  while (!ended()) {
+    if (pool_.live_bytes() > BlockPool::kLiveBytes) {
+      sleep_briefly();
+      continue;
+    }
+    auto received = link.calls().receive(splitter.space(), spin);
+    if (!received.ok()) return end(received.status());
+    if (*received == 0) return end(Status(StatusCode::kUnavailable, "the client left"));
+    stream_bytes_in_.fetch_add(*received, std::memory_order_relaxed);
+    splitter.filled(*received);
+    for (Frame frame;;) {
+      auto whole = splitter.next(frame);
+      if (!whole.ok()) return end(whole.status());
+      if (!*whole) break;
+      if (!order_->push(frame)) return;
+    }
+    order_->publish();
+    report_sometimes();
+  }
+}
+
+Status Session::serve() {
+  order_.emplace(*this, config.spin_us);
+  link.bulk().start(inbox);
+  copies.start();
+  host_calls.start();
+  read_loop();
+  order_->join();
+  copies.join();
+  host_calls.join();
+  link.bulk().stop();
+  std::lock_guard guard(end_mutex_);
+  return why_;
+}
+
+Status serve_session(transport::Link& link, Prepared& prepared, const SessionConfig& config) {
+  if (prepared.primary.size() < config.devices.size())
+    return Status(StatusCode::kInvalid, "the driver shows fewer devices than the session has");
+  std::vector<uint64_t> limits;
+  for (const auto& device : config.devices) limits.push_back(device.limit_bytes);
+  std::optional<Ledger> own;
+  if (!config.ledger) {
+    auto made = Ledger::create(limits);
+    if (!made.ok()) return made.status();
+    own.emplace(std::move(*made));
+  }
+  Session session(link, prepared, config, own ? *own : *config.ledger);
+  return session.serve();
+}
+
+Status serve_session(transport::Link& link, const DriverApi& driver, const SessionConfig& config) {
+  Prepared prepared(driver);
+  CUresult result = prepared.start();
+  if (result == CUDA_SUCCESS) result = prepared.warm();
+  if (result != CUDA_SUCCESS)
+    return Status(StatusCode::kUnavailable, fmt::format("the driver refuses with error {}", int(result)));
+  return serve_session(link, prepared, config);
+}
+
+}  // namespace bf::server

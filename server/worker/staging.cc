@@ -1,0 +1,55 @@
+#include "server/worker/staging.h"
+
+#include <time.h>
+
+namespace bf::server {
+
+void sleep_briefly() {
+  const timespec time{0, 20'000};
+  nanosleep(&time, nullptr);
+}
+
+bool Staging::grow(bool large) {
+  const size_t slot_bytes = large ? kLargeBytes : kSmallBytes;
+  const size_t slots = large ? 8 : 64;
+  if (made_[large] + slots > (large ? kLargeSlots : kSmallSlots)) return false;
+  PinnedRegion slab;
+  if (!slab.map(slot_bytes * slots)) return false;
+  slab.pin(driver_);  // refused: pageable staging is slower, and right
+  for (size_t i = 0; i < slots; ++i) free_[large].push_back(slab.data() + i * slot_bytes);
+  made_[large] += slots;
+  slabs_.push_back(std::move(slab));
+  return true;
+}
+
+StagingSlot Staging::take(size_t bytes) {
+  const bool large = bytes > kSmallBytes;
+  std::lock_guard guard(mutex_);
+  if (free_[large].empty() && !grow(large)) return {};
+  StagingSlot slot{free_[large].back(), large};
+  free_[large].pop_back();
+  return slot;
+}
+
+void Staging::give(const StagingSlot& slot) {
+  std::lock_guard guard(mutex_);
+  free_[slot.large].push_back(slot.data);
+}
+
+void Staging::warm() {
+  std::lock_guard guard(mutex_);
+  if (made_[0] == 0) grow(false);
+  if (made_[1] == 0) grow(true);
+}
+
+void Staging::renew() {
+  std::lock_guard guard(mutex_);
+  for (auto& slab : slabs_) slab.pin(driver_);
+}
+
+void Staging::unpin() {
+  std::lock_guard guard(mutex_);
+  for (auto& slab : slabs_) slab.unpin(driver_);
+}
+
+}  // namespace bf::server

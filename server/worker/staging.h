@@ -1,0 +1,53 @@
+// Pinned staging: where device-to-host bytes wait for the network, and where rows are gathered for 2D and 3D copies.
+// Two sizes of slots, made in slabs on demand and kept.
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <vector>
+
+#include "base/limits.h"
+#include "server/worker/fences.h"
+
+namespace bf::server {
+
+struct StagingSlot {
+  std::byte* data = nullptr;
+  bool large = false;
+};
+
+class Staging {
+ public:
+  static constexpr size_t kSmallBytes = limits::kInlineBytes;          // what fits a Data frame
+  static constexpr size_t kLargeBytes = 2 * limits::kBulkBlockBytes;   // two blocks: enough to hide a driver call
+  static constexpr size_t kSmallSlots = 256;                           // 16 MiB of `.item()`s
+  static constexpr size_t kLargeSlots = 128;                           // 256 MiB: 20 ms of a PCIe 5 card's output
+
+  explicit Staging(const DriverApi& driver) : driver_(driver) {}
+
+  // A slot of at least `bytes` (<= kLargeBytes); no data: all slots are taken. With a context current.
+  StagingSlot take(size_t bytes);
+  // From any thread.
+  void give(const StagingSlot& slot);
+  // Makes the first slabs, so that the first copy need not.
+  void warm();
+  // Before the context that knows the slabs is destroyed, and after another one was made current.
+  void unpin();
+  void renew();
+
+ private:
+  bool grow(bool large);
+
+  const DriverApi& driver_;
+  std::mutex mutex_;
+  std::vector<PinnedRegion> slabs_;
+  std::vector<std::byte*> free_[2];  // small, large
+  size_t made_[2] = {0, 0};
+};
+
+// Waiting for the device or the network by polling: long enough not to burn a processor, short beside a copy.
+void sleep_briefly();
+
+}  // namespace bf::server

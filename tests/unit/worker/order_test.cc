@@ -1,0 +1,189 @@
+// The total order: random lanes, posts and calls, checked against the contract of docs/design.md, "Order and threads".
+#include "server/worker/order.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <mutex>
+#include <random>
+#include <map>
+#include <thread>
+#include <vector>
+
+namespace bf::server {
+namespace {
+
+constexpr uint16_t kPostOpcode = 300, kCallOpcode = 301;
+
+// Frames without bytes; every one uses the same block.
+class Source {
+ public:
+  Source() : block_(pool_.take(1)) {}
+  ~Source() { block_->release(BlockPool::kBias - made_); }
+  Frame make(uint32_t lane, uint16_t opcode) {
+    ++made_;
+    Frame frame;
+    frame.header.lane = lane;
+    frame.header.opcode = opcode;
+    frame.header.flags = opcode == kPostOpcode ? kPost : 0;
+    frame.block = block_;
+    return frame;
+  }
+
+ private:
+  BlockPool pool_;
+  ReceiveBlock* block_;
+  uint32_t made_ = 0;
+};
+
+// Records when frames start and are issued. Frames are numbered by the order in which they start, which the contract
+// says is the order in which they were pushed.
+class Recorder : public Order::Runner {
+ public:
+  explicit Recorder(std::vector<std::pair<uint32_t, uint16_t>> expected) : expected_(std::move(expected)) {}
+
+  void run(const Frame& frame, Turn& turn) override {
+    const uint64_t number = started_.fetch_add(1);
+    if (running_posts_.load() != 0) ++broken_;  // a post was running: not all earlier frames were issued
+    if (number >= expected_.size() || expected_[number] != std::pair(frame.header.lane, frame.header.opcode)) ++broken_;
+    {
+      std::lock_guard guard(mutex_);
+      auto [entry, fresh] = twins_.try_emplace(frame.header.lane, std::this_thread::get_id());
+      if (!fresh && entry->second != std::this_thread::get_id()) ++broken_;
+    }
+    if (frame.header.opcode == kPostOpcode) {
+      ++running_posts_;
+      if (number % 7 == 0) std::this_thread::yield();
+      --running_posts_;
+    } else {
+      turn.pass();
+      if (number % 5 == 0) std::this_thread::sleep_for(std::chrono::microseconds(20));
+    }
+    ++finished_;
+  }
+  void no_thread(uint32_t) override { ++broken_; }
+
+  std::atomic<uint64_t> started_{0}, finished_{0}, broken_{0};
+
+ private:
+  const std::vector<std::pair<uint32_t, uint16_t>> expected_;
+  std::atomic<int> running_posts_{0};
+  std::mutex mutex_;
+  std::map<uint32_t, std::thread::id> twins_;
+};
+
+void wait_for(const std::atomic<uint64_t>& counter, uint64_t value) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (counter.load() < value && std::chrono::steady_clock::now() < deadline)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+}
+
+struct Shape {
+  uint32_t lanes;
+  uint32_t call_percent;
+  uint32_t batch;
+  uint32_t spin_us;
+};
+
+class OrderShapes : public testing::TestWithParam<Shape> {};
+
+TEST_P(OrderShapes, FramesStartInOrderAndPostsRunAlone) {
+  const Shape shape = GetParam();
+  constexpr uint64_t kCount = 20'000;
+  std::mt19937 random(shape.lanes * 100 + shape.call_percent);
+  std::vector<std::pair<uint32_t, uint16_t>> frames;
+  for (uint64_t i = 0; i < kCount; ++i)
+    frames.emplace_back(random() % shape.lanes, random() % 100 < shape.call_percent ? kCallOpcode : kPostOpcode);
+  Source source;
+  Recorder recorder(frames);
+  {
+    Order order(recorder, shape.spin_us);
+    for (uint64_t i = 0; i < kCount; ++i) {
+      ASSERT_TRUE(order.push(source.make(frames[i].first, frames[i].second)));
+      if (random() % shape.batch == 0) order.publish();
+      if (random() % 1000 == 0) std::this_thread::sleep_for(std::chrono::microseconds(random() % 300));
+    }
+    order.publish();
+    wait_for(recorder.finished_, kCount);
+    EXPECT_EQ(order.issued(), kCount);
+  }
+  EXPECT_EQ(recorder.finished_.load(), kCount);
+  EXPECT_EQ(recorder.broken_.load(), 0u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Random, OrderShapes,
+                         testing::Values(Shape{1, 0, 1, 0}, Shape{1, 30, 8, 20}, Shape{2, 10, 1, 0},
+                                         Shape{2, 50, 16, 20}, Shape{8, 20, 4, 0}, Shape{32, 5, 64, 5}));
+
+// A call that blocks in the driver delays nobody.
+TEST(Order, BlockedCallHoldsUpNoOtherLane) {
+  struct Blocking : Order::Runner {
+    std::atomic<bool> go{false}, blocked{false};
+    std::atomic<uint64_t> posts{0};
+    void run(const Frame& frame, Turn& turn) override {
+      if (frame.header.opcode == kPostOpcode) {
+        ++posts;
+        return;
+      }
+      turn.pass();
+      blocked = true;
+      while (!go) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    void no_thread(uint32_t) override {}
+  } runner;
+  Source source;
+  Order order(runner, 0);
+  order.push(source.make(1, kCallOpcode));
+  for (int i = 0; i < 100; ++i) order.push(source.make(2, kPostOpcode));
+  order.publish();
+  wait_for(runner.posts, 100);
+  EXPECT_EQ(runner.posts.load(), 100u);
+  EXPECT_TRUE(runner.blocked.load());
+  runner.go = true;
+}
+
+// stop() from within a frame: nothing further starts, and the blocks of what was pushed are given back.
+TEST(Order, StopStartsNothingMore) {
+  struct Stopping : Order::Runner {
+    Order* order = nullptr;
+    std::atomic<uint64_t> ran{0};
+    void run(const Frame&, Turn&) override {
+      if (++ran == 10) order->stop();
+    }
+    void no_thread(uint32_t) override {}
+  } runner;
+  Source source;
+  Order order(runner, 0);
+  runner.order = &order;
+  for (int i = 0; i < 1000; ++i) order.push(source.make(uint32_t(i % 3), kPostOpcode));
+  order.publish();
+  order.join();
+  EXPECT_EQ(runner.ran.load(), 10u);
+  EXPECT_FALSE(order.push(source.make(0, kPostOpcode)));
+}
+
+TEST(Order, CountsEveryPostOfALongRun) {
+  struct Counting : Order::Runner {
+    std::atomic<uint64_t> ran{0};
+    void run(const Frame&, Turn&) override { ran.store(ran.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed); }
+    void no_thread(uint32_t) override {}
+  } runner;
+  constexpr uint64_t kCount = 2'000'000;
+  Source source;
+  Order order(runner, 0);
+  const auto start = std::chrono::steady_clock::now();
+  for (uint64_t i = 0; i < kCount; ++i) {
+    order.push(source.make(0, kPostOpcode));
+    if (i % 64 == 63) order.publish();
+  }
+  order.publish();
+  wait_for(runner.ran, kCount);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  EXPECT_EQ(runner.ran.load(), kCount);
+  printf("%.1f M posts/s\n", double(kCount) / seconds / 1e6);
+}
+
+}  // namespace
+}  // namespace bf::server

@@ -1,0 +1,324 @@
+// Whole sessions over loopback: the worker in this process, a fake driver below it and a small client before it.
+#include "server/worker/session.h"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+#include <random>
+
+#include "base/sha256.h"
+#include "proto/session.h"
+#include "tests/unit/worker/fake_driver.h"
+#include "tests/unit/worker/test_client.h"
+
+namespace bf {
+namespace {
+
+using namespace bf::client;
+
+constexpr uint64_t kMiB = 1 << 20;
+
+class SessionTest : public testing::Test {
+ protected:
+  void start(const transport::Faults& to_worker = {}, const transport::Faults& to_client = {}) {
+    pair_ = transport::make_loopback(to_worker, to_client);
+    const uint64_t limits[] = {64 * kMiB};
+    auto ledger = server::Ledger::create(limits);
+    ledger_.emplace(std::move(*ledger));
+    config_.devices = {{64 * kMiB, 8 * kMiB}};
+    config_.ledger = &*ledger_;
+    worker_ = std::thread([this] { why_ = server::serve_session(*pair_.worker, driver_.api, config_); });
+    client_.emplace(*pair_.client);
+    client_->use();
+  }
+  // With a current context on this thread's lane.
+  void start_with_context() {
+    start();
+    ASSERT_EQ(remote_cuDevicePrimaryCtxRetain(&context_, 0), CUDA_SUCCESS);
+    ASSERT_EQ(post_bfContextUse(uint64_t(context_)), CUDA_SUCCESS);
+  }
+  CUdeviceptr allocate(size_t bytes) {
+    CUdeviceptr address = 0;
+    EXPECT_EQ(remote_cuMemAlloc_v2(&address, bytes), CUDA_SUCCESS);
+    return address;
+  }
+  // The worker saw the end by itself.
+  Status join() {
+    if (worker_.joinable()) worker_.join();
+    return why_;
+  }
+  void TearDown() override {
+    client_.reset();
+    if (worker_.joinable()) worker_.join();
+  }
+
+  test::FakeDriver driver_;
+  transport::LoopbackPair pair_;
+  std::optional<server::Ledger> ledger_;
+  server::SessionConfig config_;
+  std::optional<test::TestClient> client_;
+  std::thread worker_;
+  Status why_;
+  CUcontext context_ = nullptr;
+};
+
+std::vector<uint8_t> pattern(size_t bytes, uint32_t seed) {
+  std::vector<uint8_t> data(bytes);
+  std::mt19937 random(seed);
+  for (auto& byte : data) byte = uint8_t(random());
+  return data;
+}
+
+TEST_F(SessionTest, StartsWithTheSnapshot) {
+  start();
+  std::span<const std::byte> bytes;
+  ASSERT_EQ(remote_bfSessionStart("test", bytes), CUDA_SUCCESS);
+  auto snapshot = decode_session_snapshot({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  ASSERT_TRUE(snapshot.ok());
+  ASSERT_EQ(snapshot->devices.size(), 1u);
+  EXPECT_EQ(snapshot->devices[0].name, "Fake");
+  EXPECT_EQ(snapshot->devices[0].total_bytes, 64 * kMiB);
+  EXPECT_EQ(*find_attribute(snapshot->devices[0].attributes, 77), 77);
+}
+
+TEST_F(SessionTest, ChargesAndRefundsThePartition) {
+  start_with_context();
+  EXPECT_EQ(ledger_->used(0), 8 * kMiB);
+  size_t free = 0, total = 0;
+  ASSERT_EQ(remote_cuMemGetInfo_v2(&free, &total), CUDA_SUCCESS);
+  EXPECT_EQ(total, 64 * kMiB);
+  EXPECT_EQ(free, 56 * kMiB);
+  CUdeviceptr address = 0;
+  EXPECT_EQ(remote_cuMemAlloc_v2(&address, 100 * kMiB), CUDA_ERROR_OUT_OF_MEMORY);
+  const CUdeviceptr big = allocate(40 * kMiB);
+  EXPECT_GE(ledger_->used(0), 48 * kMiB);
+  EXPECT_EQ(remote_cuMemAlloc_v2(&address, 20 * kMiB), CUDA_ERROR_OUT_OF_MEMORY);
+  EXPECT_EQ(driver_.allocations.load(), 1);
+  ASSERT_EQ(post_cuMemFree_v2(big), CUDA_SUCCESS);
+  ASSERT_EQ(remote_cuMemGetInfo_v2(&free, &total), CUDA_SUCCESS);
+  EXPECT_EQ(free, 56 * kMiB);
+  (void)allocate(4 * kMiB);
+  client_.reset();
+  EXPECT_EQ(join().code(), StatusCode::kUnavailable);
+  EXPECT_EQ(ledger_->used(0), 0u);
+}
+
+struct CopyShape {
+  size_t bytes;
+  bool asynchronous;
+  bool stream_memory;
+};
+
+class SessionCopies : public SessionTest, public testing::WithParamInterface<CopyShape> {};
+
+TEST_P(SessionCopies, ThereAndBack) {
+  const CopyShape shape = GetParam();
+  driver_.stream_memory = shape.stream_memory;
+  driver_.queue_delay_us = 200;
+  start_with_context();
+  const CUdeviceptr address = allocate(shape.bytes);
+  for (uint32_t round = 0; round < 4; ++round) {
+    const auto data = pattern(shape.bytes, round);
+    std::vector<uint8_t> back(shape.bytes);
+    const uint64_t transfer = shape.bytes > limits::kInlineBytes ? client_->transfer(data.data(), data.size()) : 0;
+    const iovec part{const_cast<uint8_t*>(data.data()), data.size()};
+    const Payload payload = transfer ? Payload() : Payload(&part, 1);
+    const uint64_t ticket = client_->ticket(back.data(), back.size());
+    if (shape.asynchronous) {
+      ASSERT_EQ(post_cuMemcpyHtoDAsync_v2(address, nullptr, data.size(), nullptr, transfer, payload), CUDA_SUCCESS);
+      ASSERT_EQ(post_cuMemcpyDtoHAsync_v2(nullptr, address, data.size(), nullptr, ticket), CUDA_SUCCESS);
+      ASSERT_EQ(remote_cuStreamSynchronize(nullptr), CUDA_SUCCESS);
+    } else {
+      ASSERT_EQ(remote_cuMemcpyHtoD_v2(address, nullptr, data.size(), transfer, payload), CUDA_SUCCESS);
+      ASSERT_EQ(remote_cuMemcpyDtoH_v2(nullptr, address, data.size(), ticket), CUDA_SUCCESS);
+    }
+    EXPECT_EQ(back, data);  // all of it, the moment the call returned
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, SessionCopies,
+                         testing::Values(CopyShape{1, true, true}, CopyShape{limits::kInlineBytes, true, true},
+                                         CopyShape{limits::kInlineBytes + 1, true, true},
+                                         CopyShape{9'000'001, true, true}, CopyShape{9'000'001, false, true},
+                                         CopyShape{1, false, true}, CopyShape{3'000'000, true, false}));
+
+// Rows that are no multiple of anything, larger than the staging slots, as blocks that know nothing of rows.
+TEST_F(SessionTest, BoxesTravelDense) {
+  start_with_context();
+  const size_t width = 10'007, height = 321, depth = 2, pitch = 10'240;
+  const CUdeviceptr address = allocate(pitch * height * depth);
+  const auto data = pattern(width * height * depth, 7);
+  std::vector<uint8_t> back(data.size());
+  CUDA_MEMCPY3D copy{};
+  copy.srcMemoryType = CU_MEMORYTYPE_HOST;
+  copy.dstMemoryType = CU_MEMORYTYPE_DEVICE;
+  copy.dstDevice = address;
+  copy.dstPitch = pitch;
+  copy.dstHeight = height;
+  copy.WidthInBytes = width;
+  copy.Height = height;
+  copy.Depth = depth;
+  const uint64_t transfer = client_->transfer(data.data(), data.size());
+  ASSERT_EQ(post_cuMemcpy3DAsync_v2(&copy, nullptr, transfer, 0, {}), CUDA_SUCCESS);
+  std::swap(copy.srcMemoryType, copy.dstMemoryType);
+  copy.srcDevice = address;
+  copy.srcPitch = pitch;
+  copy.srcHeight = height;
+  const uint64_t ticket = client_->ticket(back.data(), back.size());
+  ASSERT_EQ(remote_cuMemcpy3D_v2(&copy, 0, ticket, {}), CUDA_SUCCESS);
+  EXPECT_EQ(back, data);
+}
+
+TEST_F(SessionTest, LargeCopiesInBothDirectionsAtOnceFinish) {
+  start_with_context();
+  const size_t bytes = 20 * kMiB;  // a ring and a half
+  const CUdeviceptr in = allocate(bytes), out = allocate(bytes);
+  const auto data = pattern(bytes, 1);
+  std::vector<uint8_t> back(bytes);
+  const auto worker = [&](bool up) {
+    ASSERT_EQ(post_bfContextUse(uint64_t(context_)), CUDA_SUCCESS);
+    for (int i = 0; i < 5; ++i) {
+      if (up) {
+        const uint64_t transfer = client_->transfer(data.data(), bytes);
+        ASSERT_EQ(remote_cuMemcpyHtoD_v2(in, nullptr, bytes, transfer, {}), CUDA_SUCCESS);
+      } else {
+        const uint64_t ticket = client_->ticket(back.data(), bytes);
+        ASSERT_EQ(remote_cuMemcpyDtoH_v2(nullptr, out, bytes, ticket), CUDA_SUCCESS);
+      }
+    }
+  };
+  std::thread up([&] { worker(true); });
+  worker(false);
+  up.join();
+}
+
+TEST_F(SessionTest, HostFunctionsSeeTheDataBeforeThem) {
+  driver_.queue_delay_us = 500;
+  start_with_context();
+  for (const size_t bytes : {size_t{100}, size_t{3} << 20}) {
+    const CUdeviceptr address = allocate(bytes);
+    std::vector<uint8_t> back(bytes);
+    std::atomic<bool> right{false}, ran{false};
+    client_->on_host_function([&](uint64_t id) {
+      right = id == 77 && back == std::vector<uint8_t>(bytes, 9);
+      ran = true;
+    });
+    ASSERT_EQ(post_cuMemsetD8Async(address, 9, bytes, nullptr), CUDA_SUCCESS);
+    ASSERT_EQ(post_cuMemcpyDtoHAsync_v2(nullptr, address, bytes, nullptr, client_->ticket(back.data(), bytes)),
+              CUDA_SUCCESS);
+    ASSERT_EQ(post_cuLaunchHostFunc(nullptr, nullptr, nullptr, 77), CUDA_SUCCESS);
+    ASSERT_EQ(remote_cuStreamSynchronize(nullptr), CUDA_SUCCESS);
+    EXPECT_TRUE(ran);  // the stream waited for it
+    EXPECT_TRUE(right);
+  }
+}
+
+// A kernel fault: open copies never finish, later ones must not wait for them, and the session goes on answering.
+TEST_F(SessionTest, ABrokenContextBlocksNobody) {
+  start_with_context();
+  const size_t bytes = 40 * kMiB;
+  const CUdeviceptr address = allocate(bytes);
+  const auto data = pattern(bytes, 3);
+  driver_.queue_delay_us = 20'000;
+  for (int i = 0; i < 3; ++i) {
+    const uint64_t transfer = client_->transfer(data.data(), bytes);
+    ASSERT_EQ(post_cuMemcpyHtoDAsync_v2(address, nullptr, bytes, nullptr, transfer, {}), CUDA_SUCCESS);
+    if (i == 0) driver_.fault = true;
+  }
+  EXPECT_EQ(remote_cuStreamSynchronize(nullptr), CUDA_ERROR_ILLEGAL_ADDRESS);
+  ASSERT_EQ(client_->async_errors().size(), 1u);  // once, however many posts fail
+  EXPECT_EQ(client_->async_errors()[0].result, uint32_t(CUDA_ERROR_ILLEGAL_ADDRESS));
+}
+
+TEST_F(SessionTest, AFailedPostComesBackAsAnError) {
+  start_with_context();
+  ASSERT_EQ(post_bfContextUse(Handle{HandleKind::kContext, HandleMaker::kClient, 9, 999}.pack()), CUDA_SUCCESS);
+  ASSERT_EQ(remote_cuStreamSynchronize(nullptr), CUDA_SUCCESS);
+  ASSERT_EQ(client_->async_errors().size(), 1u);
+  EXPECT_EQ(client_->async_errors()[0].result, uint32_t(CUDA_ERROR_INVALID_CONTEXT));
+}
+
+TEST_F(SessionTest, UnknownHandlesNeverReachTheDriver) {
+  start_with_context();
+  const auto forged = reinterpret_cast<CUstream>(Handle{HandleKind::kStream, HandleMaker::kClient, 1, 5}.pack());
+  EXPECT_EQ(remote_cuStreamSynchronize(forged), CUDA_ERROR_INVALID_HANDLE);
+  EXPECT_EQ(remote_cuStreamSynchronize(reinterpret_cast<CUstream>(0x7f0000001000)), CUDA_ERROR_INVALID_HANDLE);
+}
+
+// --- What breaks the protocol ends the session ---------------------------------------------------------------------------
+
+class SessionViolations : public SessionTest, public testing::WithParamInterface<int> {};
+
+TEST_P(SessionViolations, EndTheSession) {
+  start_with_context();
+  const uint16_t query = server::opcode::cuStreamQuery, post = server::opcode::cuMemsetD8Async;
+  switch (GetParam()) {
+    case 0: client_->send_raw({0, 0, 60'000, 0, 0}, {}); break;                       // no such opcode
+    case 1: client_->send_raw({4, 0, query, 0, 0}, "\xff\xff\xff\xff"); break;        // malformed body
+    case 2: client_->send_raw({limits::kBodyBytes + 1, 0, query, 0, 0}, {}); break;   // too large
+    case 3: client_->send_raw({0, 0, query, 0, limits::kLanes}, {}); break;           // lane out of range
+    case 4: client_->send_raw({0, 0, query, kPost, 0}, {}); break;                    // a call as a post
+    case 5: client_->send_raw({0, 0, post, 0, 0}, {}); break;                         // a post as a call
+    case 6: {                                                                         // an image under a wrong name
+      const Sha256 hash{};
+      const iovec part{const_cast<char*>("code"), 4};
+      post_bfImagePut(hash, 4, 0, Payload(&part, 1));
+      break;
+    }
+  }
+  EXPECT_TRUE(client_->wait_lost());
+  EXPECT_EQ(join().code(), StatusCode::kInvalid) << why_.message();
+}
+
+INSTANTIATE_TEST_SUITE_P(All, SessionViolations, testing::Range(0, 7));
+
+TEST_F(SessionTest, ACutLinkEndsTheSession) {
+  transport::Faults cut;
+  cut.cut_after_bytes = 2000;
+  start(cut);
+  CUcontext context = nullptr;
+  ASSERT_EQ(remote_cuDevicePrimaryCtxRetain(&context, 0), CUDA_SUCCESS);
+  post_bfContextUse(uint64_t(context));
+  for (int i = 0; i < 1000; ++i)
+    if (remote_cuStreamQuery(nullptr) != CUDA_SUCCESS) break;
+  EXPECT_TRUE(client_->wait_lost());
+  EXPECT_FALSE(join().ok());
+}
+
+// --- Order -----------------------------------------------------------------------------------------------------------------
+
+// Threads hand a value on by device memory: each sets bytes and lets the next thread, on another lane, read them.
+TEST_F(SessionTest, LanesSeeEachOthersWorkInOrder) {
+  start_with_context();
+  const CUdeviceptr address = allocate(64);
+  constexpr int kThreads = 4, kRounds = 300;
+  std::atomic<int> turn{0};
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      post_bfContextUse(uint64_t(context_));
+      for (int round = 0; round < kRounds; ++round) {
+        while (turn.load() % kThreads != t) std::this_thread::yield();
+        const int now = turn.load();
+        uint8_t before = 0;
+        post_cuMemcpyDtoHAsync_v2(nullptr, address, 1, nullptr, client_->ticket(&before, 1));
+        post_cuMemsetD8Async(address, uint8_t(now + 1), 64, nullptr);
+        if (now % 3 == 0) {
+          remote_cuStreamSynchronize(nullptr);
+          if (before != uint8_t(now) && now > 0) ++wrong;
+          turn = now + 1;
+        } else {
+          turn = now + 1;  // posted, not done: the next thread's calls come after it all the same
+          remote_cuStreamSynchronize(nullptr);
+          if (before != uint8_t(now)) ++wrong;
+        }
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(wrong.load(), 0);
+}
+
+}  // namespace
+}  // namespace bf

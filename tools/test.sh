@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Builds everything and runs all tests: on a fresh Debian 12 with the CUDA Toolkit this is the only command. In order:
+#   1. the unit and contract suites under ThreadSanitizer (build-tsan/) and AddressSanitizer + UBSan (build-asan/), with
+#      the bounded fuzz runs in the latter;
+#   2. the whole suite of the ordinary build (build/), whose summary comes last.
+# The status is 0 only if all of them passed. BF_E2E_FULL=1 makes the end-to-end stress tests run at full length.
+set -euo pipefail
+cd "$(dirname "$(readlink -f "$0")")/.."
+. tools/dependencies.sh
+install_dependencies
+require_cuda_toolkit
+
+jobs=$(nproc)
+failed=()
+# Sanitized programs are large and slow: build just the suites, and let the end-to-end programs be.
+sanitized() {  # folder sanitizer label-expression
+  echo "== $2 =="
+  cmake -S . -B "$1" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBF_SANITIZE="$2" -DBF_NVCC=BF_NVCC-NOTFOUND >/dev/null
+  cmake --build "$1" -j "$jobs" | tail -n 1
+  ctest --test-dir "$1" -j "$jobs" -L "$3" --output-on-failure --no-tests=error | tail -n 40 || failed+=("$2")
+}
+export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
+export ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+sanitized build-tsan thread 'unit|contract'
+sanitized build-asan address,undefined 'unit|contract|fuzz'
+
+echo "== all tests =="
+cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo >/dev/null
+cmake --build build -j "$jobs" | tail -n 1
+[ ${#failed[@]} -eq 0 ] || echo "FAILED under sanitizers: ${failed[*]} (the output is above)"
+ctest --test-dir build -j "$jobs" --output-on-failure || failed+=("the suite")
+[ ${#failed[@]} -eq 0 ]

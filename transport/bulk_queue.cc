@@ -1,0 +1,158 @@
+#include "transport/bulk_queue.h"
+
+#include <algorithm>
+
+namespace bf::transport {
+
+uint64_t SendQueue::push(uint64_t transfer, const void* data, size_t bytes, Sent sent) {
+  std::unique_lock lock(mutex_);
+  uint64_t blocks = (bytes + limits::kBulkBlockBytes - 1) / limits::kBulkBlockBytes;
+  uint64_t end = next_sequence_ += blocks;
+  if (stopped_) {
+    Status why = failure_;
+    lock.unlock();
+    sent(why);
+    return end;
+  }
+  bool failed = !failure_.ok();
+  auto& target = failed || bytes == 0 ? done_ : active_;
+  target.push_back({transfer, static_cast<const std::byte*>(data), bytes, 0, 0, failed, std::move(sent)});
+  if (&target == &active_ && cut_ == active_.end()) --cut_;
+  lock.unlock();
+  if (blocks > 1) {
+    changed_.notify_all();
+  } else {
+    changed_.notify_one();
+  }
+  return end;
+}
+
+std::optional<SendQueue::Job> SendQueue::take() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    if (!done_.empty()) {
+      std::list<Transfer> one;
+      one.splice(one.begin(), done_, done_.begin());
+      Status status = one.front().failed ? failure_ : Status{};
+      lock.unlock();
+      one.front().sent(status);
+      one.clear();
+      lock.lock();
+    } else if (stopped_) {
+      return std::nullopt;
+    } else if (announcement_) {
+      Job job;
+      job.is_credit = true;
+      job.block.sequence = *std::exchange(announcement_, std::nullopt);
+      return job;
+    } else if (cut_ != active_.end() && next_block_ - released_ < window_) {
+      Job job;
+      job.owner = cut_;
+      job.data = cut_->data + cut_->cut_bytes;
+      job.block = {next_block_++, cut_->id, cut_->cut_bytes,
+                   uint32_t(std::min(limits::kBulkBlockBytes, cut_->bytes - cut_->cut_bytes))};
+      cut_->cut_bytes += job.block.bytes;
+      cut_->in_flight++;
+      if (cut_->cut_bytes == cut_->bytes) ++cut_;
+      return job;
+    } else {
+      changed_.wait(lock);
+    }
+  }
+}
+
+void SendQueue::finish(const Job& job) {
+  std::lock_guard lock(mutex_);
+  Transfer& transfer = *job.owner;
+  transfer.in_flight--;
+  if (!failure_.ok()) transfer.failed = true;
+  if (transfer.in_flight == 0 && (transfer.failed || transfer.cut_bytes == transfer.bytes))
+    done_.splice(done_.end(), active_, job.owner);
+}
+
+bool SendQueue::credit(uint64_t released) {
+  {
+    std::lock_guard lock(mutex_);
+    if (released > next_block_) return false;
+    if (released <= released_) return true;  // overtaken on another channel
+    released_ = released;
+  }
+  changed_.notify_all();
+  return true;
+}
+
+void SendQueue::announce(uint64_t released) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!failure_.ok()) return;
+    announcement_ = std::max(announcement_.value_or(0), released);
+  }
+  changed_.notify_one();
+}
+
+void SendQueue::fail(const Status& why) {
+  {
+    std::lock_guard lock(mutex_);
+    fail_locked(why);
+  }
+  changed_.notify_all();
+}
+
+void SendQueue::stop() {
+  {
+    std::lock_guard lock(mutex_);
+    fail_locked(Status(StatusCode::kUnavailable, "the link was closed on this side"));
+    stopped_ = true;
+  }
+  changed_.notify_all();
+}
+
+void SendQueue::fail_locked(const Status& why) {
+  if (!failure_.ok()) return;
+  failure_ = why;
+  announcement_.reset();
+  cut_ = active_.end();
+  for (auto transfer = active_.begin(); transfer != active_.end();) {
+    auto next = std::next(transfer);
+    transfer->failed = true;
+    if (transfer->in_flight == 0) done_.splice(done_.end(), active_, transfer);
+    transfer = next;
+  }
+}
+
+bool ReceiveWindow::admit(const Block& block) {
+  if (block.bytes == 0 || block.bytes > limits::kBulkBlockBytes) return false;
+  std::lock_guard lock(mutex_);
+  // One subtraction, so that no sequence near 2^64 can wrap into the window.
+  if (block.sequence < released_ || block.sequence - released_ >= slots_.size()) return false;
+  Slot& slot = slots_[block.sequence % slots_.size()];
+  if (slot != Slot::kEmpty) return false;
+  slot = Slot::kHeld;
+  seen_ = std::max(seen_, block.sequence + 1);
+  return true;
+}
+
+bool ReceiveWindow::release(const Block& block) {
+  std::lock_guard lock(mutex_);
+  if (block.sequence < released_ || block.sequence - released_ >= slots_.size()) return false;
+  Slot& slot = slots_[block.sequence % slots_.size()];
+  if (slot != Slot::kHeld) return false;
+  slot = Slot::kReleased;
+  while (slots_[released_ % slots_.size()] == Slot::kReleased) slots_[released_++ % slots_.size()] = Slot::kEmpty;
+  return true;
+}
+
+std::optional<uint64_t> ReceiveWindow::due_credit() {
+  std::lock_guard lock(mutex_);
+  uint64_t pending = released_ - announced_;
+  if (pending == 0) return std::nullopt;
+  if (pending < slots_.size() / 8 && seen_ - announced_ < slots_.size() / 2) return std::nullopt;
+  return announced_ = released_;
+}
+
+uint64_t ReceiveWindow::released() const {
+  std::lock_guard lock(mutex_);
+  return released_;
+}
+
+}  // namespace bf::transport

@@ -1,0 +1,94 @@
+#include "transport/shm_link.h"
+
+namespace bf::transport::shm {
+namespace {
+
+// A large write becomes visible in pieces, so that the peer copies out while we copy in.
+constexpr size_t kPublishBytes = 128 << 10;
+// A full ring empties soon if the peer reads at all.
+constexpr std::chrono::microseconds kRoomSpin{20};
+
+Status gone() { return {StatusCode::kUnavailable, "the peer closed the link or died"}; }
+Status shut_here() { return {StatusCode::kUnavailable, "the link was shut on this side"}; }
+
+}  // namespace
+
+ShmStream::ShmStream(RingControl& out, std::span<std::byte> out_bytes, RingControl& in, std::span<std::byte> in_bytes,
+                     const Life& life, std::function<void()> broken)
+    : out_(out), in_(in), writer_(out, out_bytes), reader_(in, in_bytes), life_(life), broken_(std::move(broken)) {}
+
+Status ShmStream::send(std::span<const iovec> parts) {
+  size_t unpublished = 0;
+  for (const iovec& part : parts) {
+    auto* from = static_cast<const std::byte*>(part.iov_base);
+    size_t left = part.iov_len;
+    while (left > 0) {
+      size_t piece = std::min(left, kPublishBytes);
+      auto room = writer_.room(piece);
+      if (room && *room == 0) {
+        if (unpublished > 0) writer_.publish();
+        unpublished = 0;
+        wait_on_bell(out_.space, kRoomSpin, [&] {
+          room = writer_.room(piece);
+          return !room || *room > 0 || shut_ || life_.shut || life_.peer_gone || out_.closed.load();
+        });
+      }
+      if (shut_ || life_.shut) return shut_here();
+      if (life_.peer_gone || out_.closed.load()) return gone();
+      if (!room) return corrupted();
+      size_t count = std::min(piece, *room);
+      writer_.put(from, count);
+      from += count;
+      left -= count;
+      unpublished += count;
+      if (unpublished >= kPublishBytes) {
+        writer_.publish();
+        unpublished = 0;
+      }
+    }
+  }
+  if (unpublished > 0) writer_.publish();
+  return ok_status();
+}
+
+Result<size_t> ShmStream::receive(std::span<std::byte> buffer, std::chrono::microseconds spin) {
+  bool shut = false, closed = false, peer_gone = false;
+  std::optional<size_t> ready;
+  wait_on_bell(in_.data, spin, [&] {
+    // First whether it ended, then what is there: the last bytes were published before the end.
+    shut = shut_ || life_.shut;
+    closed = in_.closed.load();
+    peer_gone = life_.peer_gone;
+    ready = reader_.available();
+    return shut || closed || peer_gone || !ready || *ready > 0;
+  });
+  if (shut) return shut_here();
+  if (!ready) return corrupted();
+  if (*ready > 0) {
+    size_t count = std::min(*ready, buffer.size());
+    reader_.take(buffer.data(), count);
+    return count;
+  }
+  return closed ? Result<size_t>(size_t{0}) : Result<size_t>(gone());
+}
+
+void ShmStream::shut() noexcept {
+  shut_ = true;
+  out_.closed = 1;
+  in_.closed = 1;
+  wake();
+}
+
+void ShmStream::wake() noexcept {
+  for (RingControl* ring : {&out_, &in_}) {
+    force_bell(ring->data);
+    force_bell(ring->space);
+  }
+}
+
+Status ShmStream::corrupted() {
+  broken_();
+  return {StatusCode::kInvalid, "the peer wrote positions into shared memory that cannot be true"};
+}
+
+}  // namespace bf::transport::shm

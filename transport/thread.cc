@@ -1,0 +1,63 @@
+#include "transport/thread.h"
+
+#include <signal.h>
+
+#include <cstring>
+#include <memory>
+#include <utility>
+
+namespace bf::transport {
+namespace {
+
+// Sinks run on these threads and may log and allocate; static TLS of the host program lies in the stack, too.
+constexpr size_t kStackBytes = 512 << 10;
+
+void* run(void* argument) {
+  std::unique_ptr<std::function<void()>> body(static_cast<std::function<void()>*>(argument));
+  (*body)();
+  return nullptr;
+}
+
+}  // namespace
+
+Result<Thread> Thread::start(const char* name, std::function<void()> body) {
+  auto argument = std::make_unique<std::function<void()>>(std::move(body));
+  sigset_t blocked, before;
+  sigfillset(&blocked);
+  for (int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS}) sigdelset(&blocked, fault);
+
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setstacksize(&attributes, kStackBytes);
+  pthread_sigmask(SIG_SETMASK, &blocked, &before);  // inherited, so that no signal finds the thread unprepared
+  pthread_t id;
+  int error = pthread_create(&id, &attributes, run, argument.get());
+  // A program with very much static TLS: the small stack cannot hold it.
+  if (error == EINVAL) error = pthread_create(&id, nullptr, run, argument.get());
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  pthread_attr_destroy(&attributes);
+  if (error != 0) {
+    return Status(StatusCode::kExhausted, std::string("cannot start a thread (") + strerror(error) +
+                                              "): raise the limit on processes (ulimit -u) or end other programs");
+  }
+  argument.release();
+  pthread_setname_np(id, name);
+  return Thread(id);
+}
+
+Thread::Thread(Thread&& other) noexcept : id_(other.id_), running_(std::exchange(other.running_, false)) {}
+
+Thread& Thread::operator=(Thread&& other) noexcept {
+  if (this != &other) {
+    join();
+    id_ = other.id_;
+    running_ = std::exchange(other.running_, false);
+  }
+  return *this;
+}
+
+void Thread::join() noexcept {
+  if (std::exchange(running_, false)) pthread_join(id_, nullptr);
+}
+
+}  // namespace bf::transport
