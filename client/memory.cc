@@ -94,4 +94,27 @@ CUresult handle_cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream) noexcept {
   return post_cuMemFreeAsync(dptr, hStream);
 }
 
+// A reservation counts as device memory: what is mapped in it may change and adjoin, and copies run across. What is not
+// mapped, the driver finds out.
+CUresult handle_cuMemAddressReserve(CUdeviceptr* ptr, size_t size, size_t alignment, CUdeviceptr addr,
+                                    unsigned long long flags) noexcept {
+  if (!ptr) return CUDA_ERROR_INVALID_VALUE;
+  CUdeviceptr address = 0;
+  CUresult result = remote_cuMemAddressReserve(&address, size, alignment, addr, flags);
+  if (result != CUDA_SUCCESS) return result;
+  Range range;
+  range.base = address;
+  range.bytes = size;
+  range.owned = false;
+  state().ranges.insert(range);
+  *ptr = address;
+  return CUDA_SUCCESS;
+}
+
+CUresult handle_cuMemAddressFree(CUdeviceptr ptr, size_t size) noexcept {
+  CUresult result = remote_cuMemAddressFree(ptr, size);
+  if (result == CUDA_SUCCESS) state().ranges.remove(ptr, Range::Kind::kDevice);
+  return result;
+}
+
 }  // namespace bf::client

@@ -13,7 +13,7 @@ say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
 say "Building (the first time takes a few minutes)"
 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo >/dev/null
-cmake --build "$build" -j "$jobs" --target bfserver bfworker bfrun bf bf_shim bf_software program_bin_train_mlp | tail -n 1
+cmake --build "$build" -j "$jobs" --target bfserver bfworker bfrun bf bf_shim bf_softgpu program_bin_train_mlp | tail -n 1
 
 if nvidia-smi -L >/dev/null 2>&1; then gpus=() kind="this machine's own"; else gpus=(--software-gpus 2) kind="two software"; fi
 log=$(mktemp)

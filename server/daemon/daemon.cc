@@ -413,14 +413,14 @@ void Daemon::attach(Connection& connection, const std::string& body) {
 void Daemon::join(Connection& connection, const std::string& body) {
   auto request = control::decode_JoinRequest(control::as_bytes(body));
   if (!request.ok()) return refuse(connection, request.status());
-  Status may = connection.kept() ? Status{StatusCode::kInvalid, "this connection holds a lease; open another"}
-                                 : workers_.may_join(*request);
-  if (!may.ok()) {
-    control::JoinReply reply{uint32_t(may.code()), may.message()};
+  auto worker = connection.kept() ? Status{StatusCode::kInvalid, "this connection holds a lease; open another"}
+                                  : workers_.may_join(*request);
+  if (!worker.ok()) {
+    control::JoinReply reply{uint32_t(worker.status().code()), worker.status().message()};
     return connection.reply_and_close(Opcode::kJoin, kReply, control::encode_JoinReply(reply));
   }
   Fd socket = connection.detach();
-  if (Status joined = workers_.join(*request, socket); !joined.ok())
+  if (Status joined = workers_.join(**worker, request->index, socket.get()); !joined.ok())
     log::warn("session {}: cannot pass on channel {}: {}", request->session_id, request->index, joined.message());
   drop(connection);
 }
@@ -433,6 +433,7 @@ void Daemon::end_lease(Lease& lease) {
   if (workers_.serving(lease.id) > 0) return;  // on_session_end() of the last one goes on
   log::info("lease {} ended", lease.id);
   leases_.release(lease);
+  if (!draining_) workers_.keep_warm(options_.warm_workers);  // those that gave way may come back
 }
 
 void Daemon::on_session_end(const Worker& worker, const std::string& how) {

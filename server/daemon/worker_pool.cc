@@ -168,24 +168,20 @@ Worker* WorkerPool::find_session(const std::string& session_id) {
   return nullptr;
 }
 
-Status WorkerPool::may_join(const control::JoinRequest& request) const {
-  const Worker* worker = const_cast<WorkerPool*>(this)->find_session(request.session_id);
+Result<Worker*> WorkerPool::may_join(const control::JoinRequest& request) {
+  Worker* worker = find_session(request.session_id);
   if (worker == nullptr || !equal_secrets(worker->session.channel_secret, request.channel_secret))
-    return {StatusCode::kDenied, "no such session, or the wrong secret"};
-  if (worker->stage != Worker::Stage::kRunning) return {StatusCode::kUnavailable, "the session is ending"};
+    return Status{StatusCode::kDenied, "no such session, or the wrong secret"};
+  if (worker->stage != Worker::Stage::kRunning) return Status{StatusCode::kUnavailable, "the session is ending"};
   if (request.index >= worker->session.channels || (worker->joined >> request.index & 1))
-    return {StatusCode::kInvalid, "the session has no free channel of that number"};
-  return {};
+    return Status{StatusCode::kInvalid, "the session has no free channel of that number"};
+  return worker;
 }
 
-Status WorkerPool::join(const control::JoinRequest& request, Fd& socket) {
-  BF_RETURN_IF_ERROR(may_join(request));
-  Worker* worker = find_session(request.session_id);
-  int fd = socket.get();
-  BF_RETURN_IF_ERROR(supervise::send(worker->control.get(), supervise::Kind::kChannel,
-                                     control::encode_Channel({request.index}), std::span(&fd, 1)));
-  worker->joined |= 1u << request.index;
-  socket.reset();
+Status WorkerPool::join(Worker& worker, uint32_t index, int socket) {
+  BF_RETURN_IF_ERROR(supervise::send(worker.control.get(), supervise::Kind::kChannel, control::encode_Channel({index}),
+                                     std::span(&socket, 1)));
+  worker.joined |= 1u << index;
   return {};
 }
 

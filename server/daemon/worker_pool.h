@@ -78,10 +78,10 @@ class WorkerPool {
   // Gives the session to a worker set aside for the lease, a warm one, or a new one, and the socket with it. The socket
   // must be in blocking mode. On failure it is untouched.
   Status assign(const std::vector<size_t>& gpus, control::Assign session, Fd& client, int ledger);
-  // Passes a further connection to the session's worker. kDenied unless the secret is right.
-  Status join(const control::JoinRequest& request, Fd& socket);
-  // True if `request` may join now, without doing it.
-  Status may_join(const control::JoinRequest& request) const;
+  // The worker whose session `request` may join: the secret is right, and the channel is still free.
+  Result<Worker*> may_join(const control::JoinRequest& request);
+  // Passes a further connection of the session on, in blocking mode. The descriptor stays the caller's.
+  Status join(Worker& worker, uint32_t index, int socket);
 
   // Ends the workers that serve the lease; frees those set aside for it.
   void end_lease(const std::string& lease_id);

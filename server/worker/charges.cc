@@ -5,7 +5,11 @@
 namespace bf::server {
 
 Charges::Charges(Ledger& ledger, uint32_t slot, std::vector<Device> devices)
-    : ledger_(ledger), slot_(slot), devices_(std::move(devices)), blocks_(devices_.size()), contexts_(devices_.size()) {}
+    : ledger_(ledger),
+      slot_(slot),
+      devices_(std::move(devices)),
+      blocks_(devices_.size()),
+      contexts_(devices_.size()) {}
 
 Charges::~Charges() {
   for (const Device& device : devices_)

@@ -33,7 +33,7 @@ class Charges {
   };
   struct Record {
     size_t device = 0;
-    uint64_t key = 0;    // address, or the real handle of an object without one
+    uint64_t key = 0;  // address, or the real handle of an object without one
     uint64_t bytes = 0;
     CUcontext context = nullptr;  // dies with it; NULL: belongs to no context
     bool by_size = false;
@@ -65,8 +65,8 @@ class Charges {
   bool add_context(size_t device);
   void remove_context_cost(size_t device);
 
-  // Stream-ordered pools: the driver says how much memory backs them. Charges or refunds the difference to what the pool
-  // was charged; false if the growth passes the limit (the old charge stays). 0 takes the pool out.
+  // Stream-ordered pools: the driver says how much memory backs them. Charges or refunds the difference to what the
+  // pool was charged; false if the growth passes the limit (the old charge stays). 0 takes the pool out.
   bool set_pool(CUmemoryPool pool, size_t device, uint64_t reserved_bytes);
   uint64_t pool_charge(CUmemoryPool pool) const;
   struct Pool {
@@ -96,9 +96,9 @@ class Charges {
     uint32_t uses;  // its handle and its mappings
   };
   void release_physical(uint64_t id);
-  std::unordered_map<uint64_t, Physical> physical_;       // by a number of our own: handles are used again
-  std::unordered_map<uint64_t, uint64_t> physical_of_;    // live handle -> number
-  std::map<uint64_t, uint64_t> mappings_;                 // address -> number
+  std::unordered_map<uint64_t, Physical> physical_;     // by a number of our own: handles are used again
+  std::unordered_map<uint64_t, uint64_t> physical_of_;  // live handle -> number
+  std::map<uint64_t, uint64_t> mappings_;               // address -> number
   uint64_t next_physical_ = 1;
   std::vector<uint32_t> contexts_;  // per device
 };

@@ -33,6 +33,7 @@ bool Contexts::current_device(size_t& device) const {
 
 void Contexts::begin(CUcontext context, size_t device) {
   live_.push_back({context, device});
+  session_.forget_errors();
   Use use(session_.driver, context);
   session_.copies.renew();
 }
@@ -43,7 +44,8 @@ void Contexts::before_end(CUcontext context) {
 }
 
 void Contexts::after_end(CUcontext context) {
-  const auto found = std::find_if(live_.begin(), live_.end(), [&](const Live& live) { return live.context == context; });
+  const auto found =
+      std::find_if(live_.begin(), live_.end(), [&](const Live& live) { return live.context == context; });
   if (found != live_.end()) {
     session_.charges.remove_context(context);
     session_.charges.remove_context_cost(found->device);
@@ -113,7 +115,8 @@ CUresult Contexts::destroy(CUcontext context) {
   return result;
 }
 
-// --- Calls ---------------------------------------------------------------------------------------------------------------
+// --- Calls
+// ---------------------------------------------------------------------------------------------------------------
 
 CUresult handle_bfContextUse(Call& call, uint64_t context) {
   uint64_t real = 0;

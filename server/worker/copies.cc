@@ -12,6 +12,8 @@ namespace bf::server {
 namespace {
 
 constexpr auto kPatience = std::chrono::milliseconds(50);  // then ask whether the context still works
+constexpr auto kEager = std::chrono::milliseconds(2);      // after the last progress: poll often, then less
+constexpr auto kRelaxed = std::chrono::microseconds(200);  // 32 blocks of the ring cover it at 160 GB/s
 
 }  // namespace
 
@@ -43,7 +45,8 @@ void Copies::join() {
   if (thread_.joinable()) thread_.join();
 }
 
-// --- Completion ----------------------------------------------------------------------------------------------------------
+// --- Completion
+// ----------------------------------------------------------------------------------------------------------
 
 void Copies::finish(const Reading& reading) {
   fences_.release(reading.fence);
@@ -83,25 +86,43 @@ bool Copies::context_broken() {
 }
 
 void Copies::completion_loop() {
-  auto doubt = std::chrono::steady_clock::now() + kPatience;
+  auto changed = std::chrono::steady_clock::now();
+  auto doubt = changed + kPatience;
+  size_t open = 0;
   while (!stopped_.load(std::memory_order_acquire)) {
     const bool reading = retire();
     if (outbox_.pieces_open()) outbox_.flush();
     if (reading || outbox_.pieces_open()) {
-      sleep_briefly();
-      if (const auto now = std::chrono::steady_clock::now(); now > doubt) {
+      // What takes long takes longer still: a long kernel must not cost a processor.
+      const auto now = std::chrono::steady_clock::now();
+      if (const size_t still_open = open_count(); still_open != open) {
+        open = still_open;
+        changed = now;
+      }
+      if (now - changed < kEager) {
+        sleep_briefly();
+      } else {
+        std::this_thread::sleep_for(kRelaxed);
+      }
+      if (now > doubt) {
         if (context_broken()) abandon();
         doubt = now + kPatience;
       }
       continue;
     }
-    doubt = std::chrono::steady_clock::now() + kPatience;
+    changed = std::chrono::steady_clock::now();
+    doubt = changed + kPatience;
     std::unique_lock guard(mutex_);
     if (stopped_.load(std::memory_order_acquire) || !readings_.empty() || outbox_.pieces_open()) continue;
     sleeping_ = true;
     work_.wait(guard);
     sleeping_ = false;
   }
+}
+
+size_t Copies::open_count() {
+  std::lock_guard guard(mutex_);
+  return readings_.size() + outbox_.pieces_open();
 }
 
 void Copies::nudge() {
@@ -143,7 +164,8 @@ bool Copies::take_slot(size_t bytes, StagingSlot& slot) {
   }
 }
 
-// --- Linear copies -------------------------------------------------------------------------------------------------------
+// --- Linear copies
+// -------------------------------------------------------------------------------------------------------
 
 CUresult Copies::to_device(CUdeviceptr dst, size_t bytes, std::span<const std::byte> payload, uint64_t transfer,
                            CUstream stream) {
@@ -189,7 +211,8 @@ CUresult Copies::from_device(CUdeviceptr src, size_t bytes, uint64_t ticket, CUs
     const size_t count = std::min(bytes - offset, Staging::kLargeBytes);
     StagingSlot slot;
     if (!take_slot(count, slot)) return CUDA_ERROR_OPERATING_SYSTEM;
-    if (CUresult result = driver_.cuMemcpyDtoHAsync_v2(slot.data, src + offset, count, stream); result != CUDA_SUCCESS) {
+    if (CUresult result = driver_.cuMemcpyDtoHAsync_v2(slot.data, src + offset, count, stream);
+        result != CUDA_SUCCESS) {
       staging_.give(slot);
       return result;
     }
@@ -199,7 +222,8 @@ CUresult Copies::from_device(CUdeviceptr src, size_t bytes, uint64_t ticket, CUs
   return CUDA_SUCCESS;
 }
 
-// --- Boxes ---------------------------------------------------------------------------------------------------------------
+// --- Boxes
+// ---------------------------------------------------------------------------------------------------------------
 
 // Reads dense bytes that arrive as blocks of any size.
 class Copies::BlockReader {
@@ -298,13 +322,17 @@ CUresult Copies::box(const CUDA_MEMCPY3D& copy, std::span<const std::byte> paylo
                      CUstream stream) {
   const bool from_host = copy.srcMemoryType == CU_MEMORYTYPE_HOST;
   const bool to_host = copy.dstMemoryType == CU_MEMORYTYPE_HOST;
+  const auto refuse = [&] {
+    if (transfer) inbox_.discard(transfer);
+    return CUDA_ERROR_INVALID_VALUE;
+  };
   if (!from_host && !to_host) return driver_.cuMemcpy3DAsync_v2(&copy, stream);
   size_t total;
   if (__builtin_mul_overflow(copy.WidthInBytes, copy.Height, &total) ||
       __builtin_mul_overflow(total, copy.Depth, &total)) {
-    return CUDA_ERROR_INVALID_VALUE;
+    return refuse();
   }
-  if ((from_host && to_host) || (from_host && transfer == 0 && payload.size() != total)) return CUDA_ERROR_INVALID_VALUE;
+  if ((from_host && to_host) || (from_host && transfer == 0 && payload.size() != total)) return refuse();
 
   BlockReader blocks(inbox_, transfer);
   const bool bulk = total > limits::kInlineBytes;
@@ -345,7 +373,8 @@ CUresult Copies::box(const CUDA_MEMCPY3D& copy, std::span<const std::byte> paylo
   return result;
 }
 
-// --- Contexts that end -----------------------------------------------------------------------------------------------------
+// --- Contexts that end
+// -----------------------------------------------------------------------------------------------------
 
 void Copies::abandon() {
   std::vector<Reading> readings;

@@ -41,7 +41,8 @@ class Copies {
   CUresult box(const CUDA_MEMCPY3D& copy, std::span<const std::byte> payload, uint64_t transfer, uint64_t ticket,
                CUstream stream);
 
-  // Before the current context is destroyed or reset: afterwards nothing is open, and the driver knows no memory of ours.
+  // Before the current context is destroyed or reset: afterwards nothing is open, and the driver knows no memory of
+  // ours.
   void quiesce();
   // With a context current: registers our memory with the driver, as far as it is not.
   void renew();
@@ -65,6 +66,7 @@ class Copies {
   void finish(const Reading& reading);
   void completion_loop();
   void nudge();
+  size_t open_count();
   bool context_broken();
 
   const DriverApi& driver_;

@@ -31,7 +31,8 @@ std::string describe(const DriverApi& api, CUresult result) {
 Result<DriverLibrary> load_driver() {
   if (const char* preload = getenv("LD_PRELOAD"); preload && *preload)
     return Status(StatusCode::kInvalid, fmt::format("LD_PRELOAD is set ('{}'): the worker must load the real driver; "
-                                                    "start bfserver without it", preload));
+                                                    "start bfserver without it",
+                                                    preload));
   const char* wanted = getenv("BF_DRIVER");
   const std::string name = wanted && *wanted ? wanted : "libcuda.so.1";
   void* library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
@@ -49,12 +50,13 @@ Result<DriverLibrary> load_driver() {
   if (is_shim(driver.path)) {
     return Status(StatusCode::kInvalid,
                   fmt::format("{} is Backfield's own client library, not a driver; take its folder out of "
-                              "LD_LIBRARY_PATH where bfserver is started", driver.path));
+                              "LD_LIBRARY_PATH where bfserver is started",
+                              driver.path));
   }
   driver.software = getenv("BF_SOFTGPU_COUNT") != nullptr;  // bfserver says so, and only for it
   if (CUresult result = driver.api.cuInit(0); result != CUDA_SUCCESS) {
-    return Status(StatusCode::kUnavailable, fmt::format("the CUDA driver {} does not start: {}", driver.path,
-                                                        describe(driver.api, result)));
+    return Status(StatusCode::kUnavailable,
+                  fmt::format("the CUDA driver {} does not start: {}", driver.path, describe(driver.api, result)));
   }
   return driver;
 }

@@ -9,8 +9,8 @@
 namespace bf::server {
 
 RelaxedCapture::RelaxedCapture(const DriverApi& driver) : driver_(driver) {
-  exchanged_ = driver_.cuThreadExchangeStreamCaptureMode &&
-               driver_.cuThreadExchangeStreamCaptureMode(&mode_) == CUDA_SUCCESS;
+  exchanged_ =
+      driver_.cuThreadExchangeStreamCaptureMode && driver_.cuThreadExchangeStreamCaptureMode(&mode_) == CUDA_SUCCESS;
 }
 
 RelaxedCapture::~RelaxedCapture() {

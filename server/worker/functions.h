@@ -1,5 +1,5 @@
-// What is known of the functions and kernels of a session: their parameters, by the driver's own handle, so that a launch
-// can check the bytes the client sent before the driver reads them.
+// What is known of the functions and kernels of a session: their parameters, by the driver's own handle, so that a
+// launch can check the bytes the client sent before the driver reads them.
 #pragma once
 
 #include <cstdint>

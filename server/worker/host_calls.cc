@@ -121,7 +121,8 @@ void HostCalls::side_loop() {
   }
 }
 
-// --- Calls ---------------------------------------------------------------------------------------------------------------
+// --- Calls
+// ---------------------------------------------------------------------------------------------------------------
 
 CUresult handle_cuLaunchHostFunc(Call& call, CUstream hStream, CUhostFn, void*, uint64_t id) {
   HostCalls& host_calls = session_of(call).host_calls;
@@ -149,8 +150,7 @@ CUresult handle_cuGraphAddHostNode(Call& call, CUgraphNode* phGraphNode, CUgraph
   CUDA_HOST_NODE_PARAMS params{};
   params.fn = HostCalls::run;
   params.userData = host_calls.argument(id, true);
-  const CUresult result =
-      call.driver.cuGraphAddHostNode(phGraphNode, hGraph, dependencies, numDependencies, &params);
+  const CUresult result = call.driver.cuGraphAddHostNode(phGraphNode, hGraph, dependencies, numDependencies, &params);
   if (result != CUDA_SUCCESS) host_calls.forget(params.userData);
   return result;
 }

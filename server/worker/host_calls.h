@@ -1,5 +1,5 @@
-// Host functions: the driver calls us on a thread of its own when a stream reaches one; we ask the client to run it, over
-// the side stream, and keep the stream waiting until the client says that it has.
+// Host functions: the driver calls us on a thread of its own when a stream reaches one; we ask the client to run it,
+// over the side stream, and keep the stream waiting until the client says that it has.
 #pragma once
 
 #include <condition_variable>
@@ -28,8 +28,8 @@ class HostCalls {
   void stop();   // everybody who waits goes on; from any thread
   void join();
 
-  // What the driver is to be given: the function and its argument. Lives until it has run; with `repeats` (graph nodes),
-  // until the session ends.
+  // What the driver is to be given: the function and its argument. Lives until it has run; with `repeats` (graph
+  // nodes), until the session ends.
   void* argument(uint64_t id, bool repeats);
   // The driver refused it.
   void forget(void* argument);

@@ -59,7 +59,8 @@ std::shared_ptr<const Image> Images::find(std::span<const std::byte> name) {
   return whole_.front().image;
 }
 
-// --- Calls ---------------------------------------------------------------------------------------------------------------
+// --- Calls
+// ---------------------------------------------------------------------------------------------------------------
 
 CUresult handle_bfImagePut(Call& call, std::span<const std::byte> hash, uint64_t total_bytes, uint64_t offset) {
   if (const char* what = session_of(call).images.put(hash, total_bytes, offset, call.payload)) {

@@ -1,19 +1,40 @@
 #include "server/worker/inbox.h"
 
+#include <vector>
+
 #include "base/limits.h"
 
 namespace bf::server {
 
 bool Inbox::landed(const transport::Block& block, std::byte* data) noexcept {
   if (block.bytes == 0 || block.bytes > limits::kBulkBlockBytes) return false;
-  std::lock_guard guard(mutex_);
+  std::unique_lock guard(mutex_);
   if (stopped_) return false;
+  if (discarded_.contains(block.transfer)) {
+    guard.unlock();
+    bulk_.release(block);
+    return true;
+  }
   // The ring has kBulkBlocks slots; a transport that claims more has lost count.
   if (blocks_.size() >= limits::kBulkBlocks * 4) return false;
   if (!blocks_.emplace(std::pair(block.transfer, block.offset), Landed{block, data}).second) return false;
   bytes_ += block.bytes;
   changed_.notify_all();
   return true;
+}
+
+void Inbox::discard(uint64_t transfer) {
+  std::vector<transport::Block> blocks;
+  {
+    std::lock_guard guard(mutex_);
+    discarded_.insert(transfer);
+    if (discarded_.size() > kDiscarded) discarded_.erase(discarded_.begin());
+    const auto first = blocks_.lower_bound({transfer, 0});
+    auto last = first;
+    for (; last != blocks_.end() && last->first.first == transfer; ++last) blocks.push_back(last->second.block);
+    blocks_.erase(first, last);
+  }
+  for (const auto& block : blocks) bulk_.release(block);
 }
 
 bool Inbox::wait(uint64_t transfer, uint64_t offset, Landed& landed) {

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <set>
 #include <utility>
 
 #include "transport/transport.h"
@@ -27,6 +28,8 @@ class Inbox final : public transport::BulkSink {
   // release(landed.block).
   bool wait(uint64_t transfer, uint64_t offset, Landed& landed);
   void release(const transport::Block& block) { bulk_.release(block); }
+  // Nobody will take this transfer: its blocks, also those still coming, leave the ring unread.
+  void discard(uint64_t transfer);
   void stop();
 
   std::byte* place(const transport::Block&) noexcept override { return nullptr; }
@@ -38,9 +41,12 @@ class Inbox final : public transport::BulkSink {
  private:
   transport::Bulk& bulk_;
   std::function<void(const Status&)> lost_;
+  static constexpr size_t kDiscarded = 1024;  // remembered; then the oldest are forgotten
+
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::map<std::pair<uint64_t, uint64_t>, Landed> blocks_;  // by transfer and offset
+  std::set<uint64_t> discarded_;
   uint64_t bytes_ = 0;
   bool stopped_ = false;
 };

@@ -1,4 +1,5 @@
 // Launches, and the parts of capture and graphs that need more than the driver's call.
+#include "base/log.h"
 #include "proto/api/launch_attributes.h"
 #include "server/worker/session.h"
 
@@ -6,20 +7,22 @@ namespace bf::server {
 namespace {
 
 // The packed parameters in the form that the driver takes: one pointer per parameter. The driver's own packed form
-// (`extra`) serves only functions whose parameters it does not tell: with a size that is no multiple of 8 it was seen to
-// refuse launches (a single int; driver 580.159.04).
+// (`extra`) serves only functions whose parameters it does not tell: with a size that is no multiple of 8 it was seen
+// to refuse launches (a single int; driver 580.159.04).
 class Params {
  public:
   Params(Call& call, CUfunction function, std::span<const std::byte> packed)
       : bytes_(packed.size()),
-        extra_{CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<std::byte*>(packed.data()), CU_LAUNCH_PARAM_BUFFER_SIZE, &bytes_,
-               CU_LAUNCH_PARAM_END} {
+        extra_{CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<std::byte*>(packed.data()), CU_LAUNCH_PARAM_BUFFER_SIZE,
+               &bytes_, CU_LAUNCH_PARAM_END} {
     thread_local std::vector<void*> pointers;  // of this twin: no allocation per launch
     pointers.clear();
     const Functions& functions = session_of(call).functions;
     fits_ = functions.spread(function, packed, pointers);
-    if (fits_) list_ = pointers.empty() ? nullptr : pointers.data();
-    else if ((fits_ = functions.accepts(function, packed.size()))) use_extra_ = bytes_ > 0;
+    if (fits_)
+      list_ = pointers.empty() ? nullptr : pointers.data();
+    else if ((fits_ = functions.accepts(function, packed.size())))
+      use_extra_ = bytes_ > 0;
   }
   // False: not what the function takes.
   bool fit() const { return fits_; }
@@ -33,6 +36,16 @@ class Params {
   bool fits_ = false;
   bool use_extra_ = false;
 };
+
+// A launch that the shim thought good and the driver refused: a difference between the two that must be found.
+CUresult note_refusal(Call& call, CUfunction f, const unsigned (&shape)[7], size_t param_bytes, CUresult result) {
+  if (result == CUDA_SUCCESS || !log_enabled(LogLevel::kDebug)) return result;
+  const char* name = nullptr;
+  if (call.driver.cuFuncGetName(&name, f) != CUDA_SUCCESS) call.driver.cuKernelGetName(&name, reinterpret_cast<CUkernel>(f));
+  BF_DEBUG("the driver refused a launch with {}: {} grid {}x{}x{} block {}x{}x{} dynamic shared memory {}, {} parameter bytes",
+           int(result), name ? name : "?", shape[0], shape[1], shape[2], shape[3], shape[4], shape[5], shape[6], param_bytes);
+  return result;
+}
 
 // Node parameters with the packed buffer spread into kernelParams.
 bool with_params(Call& call, const CUDA_KERNEL_NODE_PARAMS* given, std::span<const std::byte> params,
@@ -54,8 +67,10 @@ CUresult handle_cuLaunchKernel(Call& call, CUfunction f, unsigned int gridDimX, 
                                std::span<const std::byte> params) {
   Params given(call, f, params);
   if (!given.fit()) return CUDA_ERROR_INVALID_VALUE;
-  return call.driver.cuLaunchKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes,
-                                    hStream, given.list(), given.extra());
+  const CUresult result = call.driver.cuLaunchKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ,
+                                                     sharedMemBytes, hStream, given.list(), given.extra());
+  return note_refusal(call, f, {gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes},
+                      params.size(), result);
 }
 
 CUresult handle_cuLaunchCooperativeKernel(Call& call, CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
@@ -74,7 +89,9 @@ CUresult handle_cuLaunchKernelEx(Call& call, const CUlaunchConfig* config, CUfun
   if (!config || !given.fit()) return CUDA_ERROR_INVALID_VALUE;
   CUlaunchConfig full = *config;
   if (CUresult why = take_launch_attributes(call, attrs, full); why != CUDA_SUCCESS) return why;
-  return call.driver.cuLaunchKernelEx(&full, f, given.list(), given.extra());
+  const CUresult result = call.driver.cuLaunchKernelEx(&full, f, given.list(), given.extra());
+  return note_refusal(call, f, {full.gridDimX, full.gridDimY, full.gridDimZ, full.blockDimX, full.blockDimY, full.blockDimZ,
+                                full.sharedMemBytes}, params.size(), result);
 }
 
 CUresult handle_cuStreamDestroy_v2(Call& call, CUstream hStream) { return call.driver.cuStreamDestroy_v2(hStream); }
@@ -97,8 +114,7 @@ CUresult handle_cuStreamGetCaptureInfo_v3(Call& call, CUstream hStream, CUstream
     values.append(reinterpret_cast<const char*>(&value), sizeof(value));
   }
   dependencies = keep(call, values);
-  if (edge_data)
-    edges = keep(call, {reinterpret_cast<const char*>(edge_data), count * sizeof(CUgraphEdgeData)});
+  if (edge_data) edges = keep(call, {reinterpret_cast<const char*>(edge_data), count * sizeof(CUgraphEdgeData)});
   return CUDA_SUCCESS;
 }
 

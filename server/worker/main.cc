@@ -31,10 +31,7 @@ namespace {
 constexpr int kUsage = 2;
 
 // Ends the process without destructors: threads may be inside the driver.
-[[noreturn]] void leave(int status) {
-  fflush(nullptr);
-  _exit(status);
-}
+[[noreturn]] void leave(int status) { _exit(status); }
 
 [[noreturn]] void fail(const Status& status) {
   BF_ERROR("worker: {}", status.message());
@@ -91,8 +88,8 @@ Result<std::unique_ptr<transport::Link>> gather_channels(int control, Assignment
     if (!channel.ok()) return channel.status();
     const uint32_t index = channel.value().index;
     if (index >= count || channels[index]) return Status(StatusCode::kInvalid, "a channel came twice");
-    BF_RETURN_IF_ERROR(control::send_frame(message->fds[0].get(), Opcode::kJoin, kReply,
-                                           control::encode_JoinReply({}), {}, deadline));
+    BF_RETURN_IF_ERROR(
+        control::send_frame(message->fds[0].get(), Opcode::kJoin, kReply, control::encode_JoinReply({}), {}, deadline));
     channels[index] = std::move(message->fds[0]);
     ++have;
   }
@@ -170,13 +167,13 @@ int serve(int control, bool warm) {
     (void)supervise::send(control, supervise::Kind::kReport, control::encode_WorkerReport(report));
   };
   config.ended = [](const Status& why) {
-    BF_DEBUG("session ended: {}", why.message());
+    if (why.code() == StatusCode::kInvalid) BF_WARN("session ended: {}", why.message());
     leave(0);
   };
   const bool shm = assignment.assign.transport == "shm";
   if (Status status = reply_to_attach(assignment, {}, deadline); !status.ok()) fail(status);
-  auto link = shm ? transport::offer_shm_link(std::move(assignment.client))
-                  : gather_channels(control, assignment, deadline);
+  auto link =
+      shm ? transport::offer_shm_link(std::move(assignment.client)) : gather_channels(control, assignment, deadline);
   if (!link.ok()) fail(link.status());
   if (Status status = serve_session(**link, *prepared, config); !status.ok()) fail(status);
   return 0;

@@ -44,7 +44,8 @@ CUresult charged_pool(Call& call, CUdeviceptr* address, size_t bytes, CUmemoryPo
     settle_pools(session);
     cuuint64_t used = 0;
     call.driver.cuMemPoolGetAttribute(pool, CU_MEMPOOL_ATTR_USED_MEM_CURRENT, &used);
-    const uint64_t idle = session.charges.pool_charge(pool) - std::min<uint64_t>(used, session.charges.pool_charge(pool));
+    const uint64_t idle =
+        session.charges.pool_charge(pool) - std::min<uint64_t>(used, session.charges.pool_charge(pool));
     if (bytes / Charges::kBlockBytes * Charges::kBlockBytes > session.charges.free(device) + idle)
       return CUDA_ERROR_OUT_OF_MEMORY;
   }
@@ -63,11 +64,17 @@ bool capturing(Call& call, CUstream stream) {
   return call.driver.cuStreamIsCapturing(stream, &status) == CUDA_SUCCESS && status != CU_STREAM_CAPTURE_STATUS_NONE;
 }
 
+CUresult refuse_copy(Call& call, uint64_t transfer) {
+  if (transfer) session_of(call).inbox.discard(transfer);
+  return CUDA_ERROR_INVALID_VALUE;
+}
+
 CUstream default_stream(Call& call) { return call.per_thread() ? CU_STREAM_PER_THREAD : CU_STREAM_LEGACY; }
 
 }  // namespace
 
-// --- Allocations ---------------------------------------------------------------------------------------------------------
+// --- Allocations
+// ---------------------------------------------------------------------------------------------------------
 
 CUresult handle_cuMemGetInfo_v2(Call& call, size_t* free, size_t* total) {
   Session& session = session_of(call);
@@ -145,8 +152,8 @@ CUresult handle_cuMemFreeAsync(Call& call, CUdeviceptr dptr, CUstream hStream) {
 CUresult handle_bfStagingAlloc(Call& call, uint64_t bytes, uint64_t& address) {
   RelaxedCapture relaxed(call.driver);
   CUdeviceptr made = 0;
-  const CUresult result = charged(
-      call, bytes, &made, [&](CUdeviceptr* out, uint64_t&) { return call.driver.cuMemAlloc_v2(out, bytes); });
+  const CUresult result =
+      charged(call, bytes, &made, [&](CUdeviceptr* out, uint64_t&) { return call.driver.cuMemAlloc_v2(out, bytes); });
   address = made;
   return result;
 }
@@ -156,7 +163,8 @@ CUresult handle_bfStagingFree(Call& call, uint64_t address) {
   return handle_cuMemFree_v2(call, address);
 }
 
-// --- Copies --------------------------------------------------------------------------------------------------------------
+// --- Copies
+// --------------------------------------------------------------------------------------------------------------
 
 CUresult handle_cuMemcpyHtoD_v2(Call& call, CUdeviceptr dstDevice, const void*, size_t ByteCount, uint64_t transfer) {
   if (transfer == 0) {
@@ -186,7 +194,7 @@ CUresult handle_cuMemcpyDtoHAsync_v2(Call& call, void*, CUdeviceptr srcDevice, s
 }
 
 CUresult handle_cuMemcpy3D_v2(Call& call, const CUDA_MEMCPY3D* pCopy, uint64_t transfer, uint64_t ticket) {
-  if (!pCopy) return CUDA_ERROR_INVALID_VALUE;
+  if (!pCopy) return refuse_copy(call, transfer);
   const CUstream stream = default_stream(call);
   const CUresult result = session_of(call).copies.box(*pCopy, call.payload, transfer, ticket, stream);
   return result == CUDA_SUCCESS ? call.driver.cuStreamSynchronize(stream) : result;
@@ -194,7 +202,7 @@ CUresult handle_cuMemcpy3D_v2(Call& call, const CUDA_MEMCPY3D* pCopy, uint64_t t
 
 CUresult handle_cuMemcpy3DAsync_v2(Call& call, const CUDA_MEMCPY3D* pCopy, CUstream hStream, uint64_t transfer,
                                    uint64_t ticket) {
-  if (!pCopy) return CUDA_ERROR_INVALID_VALUE;
+  if (!pCopy) return refuse_copy(call, transfer);
   return session_of(call).copies.box(*pCopy, call.payload, transfer, ticket, hStream);
 }
 

@@ -27,7 +27,8 @@ class JitArguments {
       add(CUjit_option(option.option), reinterpret_cast<void*>(option.value));
     }
     scalars_ = options_.size();
-    if (given_.has_info_log) add_log(CU_JIT_INFO_LOG_BUFFER, CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES, info_, given_.info_log_bytes);
+    if (given_.has_info_log)
+      add_log(CU_JIT_INFO_LOG_BUFFER, CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES, info_, given_.info_log_bytes);
     if (given_.has_error_log)
       add_log(CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES, error_, given_.error_log_bytes);
     if (!given_.global_names.empty()) {
@@ -77,10 +78,8 @@ class JitArguments {
       case CU_JIT_REFERENCED_KERNEL_NAMES:
       case CU_JIT_REFERENCED_KERNEL_COUNT:
       case CU_JIT_REFERENCED_VARIABLE_NAMES:
-      case CU_JIT_REFERENCED_VARIABLE_COUNT:
-        return true;
-      default:
-        return false;
+      case CU_JIT_REFERENCED_VARIABLE_COUNT: return true;
+      default: return false;
     }
   }
   const JitOption& scalar(size_t index) const {
@@ -153,7 +152,8 @@ CUresult enumerate(Call& call, HandleKind kind, const std::vector<Handle>& found
 
 }  // namespace
 
-// --- Facts ---------------------------------------------------------------------------------------------------------------
+// --- Facts
+// ---------------------------------------------------------------------------------------------------------------
 
 FunctionFacts Functions::learn(CUfunction function) {
   const DriverApi& driver = session_.driver;
@@ -229,7 +229,8 @@ bool Functions::spread(CUfunction function, std::span<const std::byte> packed, s
   return true;
 }
 
-// --- Modules -------------------------------------------------------------------------------------------------------------
+// --- Modules
+// -------------------------------------------------------------------------------------------------------------
 
 CUresult handle_cuModuleLoadDataEx(Call& call, CUmodule* module, const void*, unsigned int, CUjit_option*, void**,
                                    std::span<const std::byte> hash, std::span<const std::byte> jit,
@@ -261,7 +262,8 @@ CUresult handle_cuModuleEnumerateFunctions(Call& call, CUfunction*, unsigned int
   return result == CUDA_SUCCESS ? enumerate(call, HandleKind::kFunction, functions, handles, facts) : result;
 }
 
-// --- Libraries -----------------------------------------------------------------------------------------------------------
+// --- Libraries
+// -----------------------------------------------------------------------------------------------------------
 
 // Library options do not travel on: one is an address in the program, the other speaks of the program's own buffer.
 CUresult handle_cuLibraryLoadData(Call& call, CUlibrary* library, const void*, CUjit_option*, void**, unsigned int,

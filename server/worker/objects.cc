@@ -9,14 +9,11 @@ constexpr uint64_t kArrayGranularity = 64 << 10;  // arrays have no address; the
 uint64_t element_bytes(CUarray_format format, unsigned int channels) {
   switch (format) {
     case CU_AD_FORMAT_UNSIGNED_INT8:
-    case CU_AD_FORMAT_SIGNED_INT8:
-      return channels;
+    case CU_AD_FORMAT_SIGNED_INT8: return channels;
     case CU_AD_FORMAT_UNSIGNED_INT16:
     case CU_AD_FORMAT_SIGNED_INT16:
-    case CU_AD_FORMAT_HALF:
-      return uint64_t{channels} * 2;
-    default:
-      return uint64_t{channels} * 4;  // 32-bit elements; planar and block formats need at most that per texel
+    case CU_AD_FORMAT_HALF: return uint64_t{channels} * 2;
+    default: return uint64_t{channels} * 4;  // 32-bit elements; planar and block formats need at most that per texel
   }
 }
 
@@ -62,12 +59,13 @@ CUresult uncharge_object(Call& call, uint64_t key, Free free) {
 
 }  // namespace
 
-// --- Arrays --------------------------------------------------------------------------------------------------------------
+// --- Arrays
+// --------------------------------------------------------------------------------------------------------------
 
 CUresult handle_cuArrayCreate_v2(Call& call, CUarray* pHandle, const CUDA_ARRAY_DESCRIPTOR* pAllocateArray) {
   if (!pAllocateArray) return CUDA_ERROR_INVALID_VALUE;
-  const CUDA_ARRAY3D_DESCRIPTOR same{pAllocateArray->Width, pAllocateArray->Height, 0, pAllocateArray->Format,
-                                     pAllocateArray->NumChannels, 0};
+  const CUDA_ARRAY3D_DESCRIPTOR same{pAllocateArray->Width,  pAllocateArray->Height,      0,
+                                     pAllocateArray->Format, pAllocateArray->NumChannels, 0};
   return charged_object(
       call, pHandle, array_bytes(same, 1), [&] { return call.driver.cuArrayCreate_v2(pHandle, pAllocateArray); },
       [&](CUarray array) { call.driver.cuArrayDestroy(array); });
@@ -100,7 +98,8 @@ CUresult handle_cuMipmappedArrayDestroy(Call& call, CUmipmappedArray hMipmappedA
                          [&] { return call.driver.cuMipmappedArrayDestroy(hMipmappedArray); });
 }
 
-// --- Pools ---------------------------------------------------------------------------------------------------------------
+// --- Pools
+// ---------------------------------------------------------------------------------------------------------------
 
 CUresult handle_cuMemPoolDestroy(Call& call, CUmemoryPool pool) {
   const CUresult result = call.driver.cuMemPoolDestroy(pool);
@@ -108,8 +107,9 @@ CUresult handle_cuMemPoolDestroy(Call& call, CUmemoryPool pool) {
   return result;
 }
 
-// --- Physical memory -----------------------------------------------------------------------------------------------------
-// It lives until it is released and no mapping is left, so that is when the partition gets it back.
+// --- Physical memory
+// ----------------------------------------------------------------------------------------------------- It lives until
+// it is released and no mapping is left, so that is when the partition gets it back.
 
 CUresult handle_cuMemCreate(Call& call, CUmemGenericAllocationHandle* handle, size_t size,
                             const CUmemAllocationProp* prop, unsigned long long flags) {

@@ -1,10 +1,10 @@
 // The total order of a session's calls, and the threads ("twins") that keep it.
 //
-// Frames carry consecutive numbers n in the order in which the reader thread pushed them. There is one *turn*: the right
-// to start the next frame. Whoever holds it starts frame n; when n is issued (a post: its handler returned; a call: its
-// handler is entered) the turn passes to the twin of frame n + 1's lane. While no such frame has arrived the turn is
-// parked, and the reader hands it out with the next frame. So frames start strictly in order, nothing is locked, and a
-// run of frames of one lane costs the twin two atomic accesses per frame.
+// Frames carry consecutive numbers n in the order in which the reader thread pushed them. There is one *turn*: the
+// right to start the next frame. Whoever holds it starts frame n; when n is issued (a post: its handler returned; a
+// call: its handler is entered) the turn passes to the twin of frame n + 1's lane. While no such frame has arrived the
+// turn is parked, and the reader hands it out with the next frame. So frames start strictly in order, nothing is
+// locked, and a run of frames of one lane costs the twin two atomic accesses per frame.
 //
 // A twin is a thread, made when its lane's first frame arrives. A twin without work spins briefly while work was recent
 // and the machine has processors to spare, then sleeps in the kernel.

@@ -1,9 +1,9 @@
 // Everything the worker sends on the call stream, and the bytes of device-to-host copies.
 //
-// A copy's bytes lie in pinned staging, behind a fence. A piece whose fence is done is *finished*. One lock covers "take
-// the finished pieces, send them, send this reply", so a reply that lets the client observe completion always travels
-// behind the data: small pieces as Data frames before it on the same stream, large ones as bulk blocks below its
-// watermark. The receiving side never needs this lock, so it may be held while a send blocks.
+// A copy's bytes lie in pinned staging, behind a fence. A piece whose fence is done is *finished*. One lock covers
+// "take the finished pieces, send them, send this reply", so a reply that lets the client observe completion always
+// travels behind the data: small pieces as Data frames before it on the same stream, large ones as bulk blocks below
+// its watermark. The receiving side never needs this lock, so it may be held while a send blocks.
 #pragma once
 
 #include <atomic>
@@ -28,13 +28,13 @@ class Outbox {
     uint64_t ticket = 0;
     uint64_t offset = 0;  // of these bytes in the ticket; a multiple of kBulkBlockBytes
     uint32_t bytes = 0;
-    bool bulk = false;    // else a Data frame
+    bool bulk = false;  // else a Data frame
     StagingSlot slot;
     Fences::Fence fence;
   };
   // How far data must have landed before something may be observed.
   struct Mark {
-    uint64_t watermark = 0;    // bulk blocks
+    uint64_t watermark = 0;  // bulk blocks
     uint64_t data_frames = 0;
   };
 
@@ -43,7 +43,7 @@ class Outbox {
       : link_(link), staging_(staging), fences_(fences), lost_(std::move(lost)) {}
 
   void add(const Piece& piece);
-  bool pieces_open() const { return open_.load(std::memory_order_acquire) > 0; }
+  size_t pieces_open() const { return open_.load(std::memory_order_acquire); }
 
   // Sends finished pieces; what is sent then is what has to land before anything that the caller tells the client.
   Mark flush();
@@ -73,9 +73,9 @@ class Outbox {
 
   std::mutex send_mutex_;
   Mark mark_;
-  std::vector<Piece> finished_;        // scratch
-  std::vector<iovec> parts_;           // scratch: gathered, not yet sent
-  std::vector<std::byte> heads_;       // scratch: headers and bodies of Data frames
+  std::vector<Piece> finished_;   // scratch
+  std::vector<iovec> parts_;      // scratch: gathered, not yet sent
+  std::vector<std::byte> heads_;  // scratch: headers and bodies of Data frames
   std::atomic<uint64_t> bytes_sent_{0};
 };
 

@@ -80,7 +80,8 @@ control::Gpu describe_gpu(const DriverApi& api, int device) {
 
 uint64_t whole_blocks(uint64_t bytes) { return bytes / Charges::kBlockBytes * Charges::kBlockBytes; }
 
-void measure(const DriverApi& api, const Prepared& prepared, const Nvml* nvml, uint64_t free_before, control::Gpu& gpu) {
+void measure(const DriverApi& api, const Prepared& prepared, const Nvml* nvml, uint64_t free_before,
+             control::Gpu& gpu) {
   const auto free_after = nvml ? nvml->free_bytes(gpu.uuid) : std::nullopt;
   if (free_after && free_before > *free_after) {
     gpu.free_bytes = whole_blocks(free_before);
@@ -124,10 +125,10 @@ control::ProbeReply probe() {
   CUresult result = prepared.start();
   if (result == CUDA_SUCCESS) result = prepared.warm();
   if (result != CUDA_SUCCESS) {
-    return failed(Status(StatusCode::kUnavailable,
-                         fmt::format("making a context failed: {}", describe(api, result))));
+    return failed(Status(StatusCode::kUnavailable, fmt::format("making a context failed: {}", describe(api, result))));
   }
-  for (size_t i = 0; i < reply.gpus.size(); ++i) measure(api, prepared, nvml ? &*nvml : nullptr, before[i], reply.gpus[i]);
+  for (size_t i = 0; i < reply.gpus.size(); ++i)
+    measure(api, prepared, nvml ? &*nvml : nullptr, before[i], reply.gpus[i]);
   return reply;
 }
 

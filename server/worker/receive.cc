@@ -69,7 +69,8 @@ Result<bool> FrameSplitter::next(Frame& frame) {
   const size_t left = filled_ - parsed_;
   if (left < sizeof(FrameHeader)) return false;
   std::memcpy(&frame.header, block_->data() + parsed_, sizeof(FrameHeader));
-  if (!frame_header_ok(frame.header)) return Status(StatusCode::kInvalid, "a frame header breaks the protocol's bounds");
+  if (!frame_header_ok(frame.header))
+    return Status(StatusCode::kInvalid, "a frame header breaks the protocol's bounds");
   const size_t bytes = sizeof(FrameHeader) + frame.header.body_bytes + frame.header.payload_bytes;
   if (left < bytes) return false;
   frame.block = block_;

@@ -50,7 +50,7 @@ class BlockPool {
   static constexpr size_t kIdleBlocks = 16;         // kept for reuse
   static constexpr size_t kLiveBytes = 64 << 20;    // the reader pauses above this
 
-  static constexpr uint32_t kBias = 1u << 30;       // the reader's own use of a block
+  static constexpr uint32_t kBias = 1u << 30;  // the reader's own use of a block
 
   // A block of at least `bytes` whose uses are kBias.
   ReceiveBlock* take(size_t bytes);

@@ -1,8 +1,8 @@
-// The client's bytes go to a closed-source driver of millions of lines, so the process that runs it must be worth little
-// to whoever takes it over: no privileges, nothing to execute, no way to other processes or to the network, no way
-// further into the kernel than a CUDA program has. The filter is a list of what is forbidden, because the driver's own
-// needs (ioctl on /dev/nvidia*, mmap, futex, threads, eventfd, unix sockets) change from release to release, while what
-// it never needs does not. Forbidden calls fail with EPERM, so that a driver that tries one anyway can go on.
+// The client's bytes go to a closed-source driver of millions of lines, so the process that runs it must be worth
+// little to whoever takes it over: no privileges, nothing to execute, no way to other processes or to the network, no
+// way further into the kernel than a CUDA program has. The filter is a list of what is forbidden, because the driver's
+// own needs (ioctl on /dev/nvidia*, mmap, futex, threads, eventfd, unix sockets) change from release to release, while
+// what it never needs does not. Forbidden calls fail with EPERM, so that a driver that tries one anyway can go on.
 #include "server/worker/sandbox.h"
 
 #include <errno.h>
@@ -23,8 +23,8 @@
 namespace bf::server {
 namespace {
 
-constexpr rlim_t kOpenFiles = 8192;    // the driver holds hundreds per GPU, a session a dozen
-constexpr rlim_t kProcesses = 65536;   // threads of all workers of this user: 512 sessions with 100 lanes each
+constexpr rlim_t kOpenFiles = 8192;   // the driver holds hundreds per GPU, a session a dozen
+constexpr rlim_t kProcesses = 65536;  // threads of all workers of this user: 512 sessions with 100 lanes each
 
 std::optional<unsigned> number(const char* variable) {
   const char* text = getenv(variable);
@@ -54,28 +54,87 @@ Status limit(int resource, rlim_t most, const char* what) {
 
 constexpr int kForbidden[] = {
     // Other programs: the worker is the last program of its process.
-    SCMP_SYS(execve), SCMP_SYS(execveat), SCMP_SYS(fork), SCMP_SYS(vfork),
+    SCMP_SYS(execve),
+    SCMP_SYS(execveat),
+    SCMP_SYS(fork),
+    SCMP_SYS(vfork),
     // Other processes of this user, which are other people's sessions.
-    SCMP_SYS(ptrace), SCMP_SYS(process_vm_readv), SCMP_SYS(process_vm_writev), SCMP_SYS(process_madvise),
-    SCMP_SYS(kcmp), SCMP_SYS(pidfd_open), SCMP_SYS(pidfd_getfd), SCMP_SYS(pidfd_send_signal), SCMP_SYS(kill),
-    SCMP_SYS(tkill), SCMP_SYS(rt_sigqueueinfo), SCMP_SYS(migrate_pages), SCMP_SYS(move_pages),
+    SCMP_SYS(ptrace),
+    SCMP_SYS(process_vm_readv),
+    SCMP_SYS(process_vm_writev),
+    SCMP_SYS(process_madvise),
+    SCMP_SYS(kcmp),
+    SCMP_SYS(pidfd_open),
+    SCMP_SYS(pidfd_getfd),
+    SCMP_SYS(pidfd_send_signal),
+    SCMP_SYS(kill),
+    SCMP_SYS(tkill),
+    SCMP_SYS(rt_sigqueueinfo),
+    SCMP_SYS(migrate_pages),
+    SCMP_SYS(move_pages),
     // Privileges and identities.
-    SCMP_SYS(setuid), SCMP_SYS(setgid), SCMP_SYS(setreuid), SCMP_SYS(setregid), SCMP_SYS(setresuid),
-    SCMP_SYS(setresgid), SCMP_SYS(setfsuid), SCMP_SYS(setfsgid), SCMP_SYS(setgroups), SCMP_SYS(capset),
+    SCMP_SYS(setuid),
+    SCMP_SYS(setgid),
+    SCMP_SYS(setreuid),
+    SCMP_SYS(setregid),
+    SCMP_SYS(setresuid),
+    SCMP_SYS(setresgid),
+    SCMP_SYS(setfsuid),
+    SCMP_SYS(setfsgid),
+    SCMP_SYS(setgroups),
+    SCMP_SYS(capset),
     // Namespaces and mounts: user namespaces are the usual way into kernel code that expects root.
-    SCMP_SYS(unshare), SCMP_SYS(setns), SCMP_SYS(mount), SCMP_SYS(umount2), SCMP_SYS(pivot_root), SCMP_SYS(chroot),
-    SCMP_SYS(move_mount), SCMP_SYS(open_tree), SCMP_SYS(fsopen), SCMP_SYS(fsconfig), SCMP_SYS(fsmount),
-    SCMP_SYS(fspick), SCMP_SYS(mount_setattr), SCMP_SYS(quotactl), SCMP_SYS(swapon), SCMP_SYS(swapoff),
+    SCMP_SYS(unshare),
+    SCMP_SYS(setns),
+    SCMP_SYS(mount),
+    SCMP_SYS(umount2),
+    SCMP_SYS(pivot_root),
+    SCMP_SYS(chroot),
+    SCMP_SYS(move_mount),
+    SCMP_SYS(open_tree),
+    SCMP_SYS(fsopen),
+    SCMP_SYS(fsconfig),
+    SCMP_SYS(fsmount),
+    SCMP_SYS(fspick),
+    SCMP_SYS(mount_setattr),
+    SCMP_SYS(quotactl),
+    SCMP_SYS(swapon),
+    SCMP_SYS(swapoff),
     // Large or privileged pieces of the kernel that no CUDA program needs.
-    SCMP_SYS(bpf), SCMP_SYS(perf_event_open), SCMP_SYS(userfaultfd), SCMP_SYS(io_uring_setup),
-    SCMP_SYS(io_uring_enter), SCMP_SYS(io_uring_register), SCMP_SYS(add_key), SCMP_SYS(request_key),
-    SCMP_SYS(keyctl), SCMP_SYS(kexec_load), SCMP_SYS(kexec_file_load), SCMP_SYS(init_module),
-    SCMP_SYS(finit_module), SCMP_SYS(delete_module), SCMP_SYS(open_by_handle_at), SCMP_SYS(name_to_handle_at),
-    SCMP_SYS(fanotify_init), SCMP_SYS(iopl), SCMP_SYS(ioperm), SCMP_SYS(modify_ldt), SCMP_SYS(acct),
-    SCMP_SYS(syslog), SCMP_SYS(reboot), SCMP_SYS(sethostname), SCMP_SYS(setdomainname), SCMP_SYS(settimeofday),
-    SCMP_SYS(clock_settime), SCMP_SYS(clock_adjtime), SCMP_SYS(adjtimex), SCMP_SYS(vhangup),
+    SCMP_SYS(bpf),
+    SCMP_SYS(perf_event_open),
+    SCMP_SYS(userfaultfd),
+    SCMP_SYS(io_uring_setup),
+    SCMP_SYS(io_uring_enter),
+    SCMP_SYS(io_uring_register),
+    SCMP_SYS(add_key),
+    SCMP_SYS(request_key),
+    SCMP_SYS(keyctl),
+    SCMP_SYS(kexec_load),
+    SCMP_SYS(kexec_file_load),
+    SCMP_SYS(init_module),
+    SCMP_SYS(finit_module),
+    SCMP_SYS(delete_module),
+    SCMP_SYS(open_by_handle_at),
+    SCMP_SYS(name_to_handle_at),
+    SCMP_SYS(fanotify_init),
+    SCMP_SYS(iopl),
+    SCMP_SYS(ioperm),
+    SCMP_SYS(modify_ldt),
+    SCMP_SYS(acct),
+    SCMP_SYS(syslog),
+    SCMP_SYS(reboot),
+    SCMP_SYS(sethostname),
+    SCMP_SYS(setdomainname),
+    SCMP_SYS(settimeofday),
+    SCMP_SYS(clock_settime),
+    SCMP_SYS(clock_adjtime),
+    SCMP_SYS(adjtimex),
+    SCMP_SYS(vhangup),
     // Nobody connects to a worker.
-    SCMP_SYS(listen), SCMP_SYS(accept), SCMP_SYS(accept4),
+    SCMP_SYS(listen),
+    SCMP_SYS(accept),
+    SCMP_SYS(accept4),
 };
 
 Status filter_system_calls() {
@@ -90,8 +149,8 @@ Status filter_system_calls() {
     if (int error = seccomp_rule_add(filter.get(), forbid, call, 0)) return fail(error);
   }
   // Threads yes, processes no. clone3 hides its flags in memory; without it glibc uses clone.
-  if (int error = seccomp_rule_add(filter.get(), forbid, SCMP_SYS(clone), 1,
-                                   SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, 0))) {
+  if (int error =
+          seccomp_rule_add(filter.get(), forbid, SCMP_SYS(clone), 1, SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, 0))) {
     return fail(error);
   }
   if (int error = seccomp_rule_add(filter.get(), SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0)) return fail(error);

@@ -25,10 +25,8 @@ bool is_sticky(CUresult result) {
     case CUDA_ERROR_TENSOR_MEMORY_LEAK:
     case CUDA_ERROR_ECC_UNCORRECTABLE:
     case CUDA_ERROR_EXTERNAL_DEVICE:
-    case CUDA_ERROR_CONTAINED:
-      return true;
-    default:
-      return false;
+    case CUDA_ERROR_CONTAINED: return true;
+    default: return false;
   }
 }
 
@@ -47,17 +45,15 @@ bool synchronises(uint16_t opcode) {
     case opcode::cuDevicePrimaryCtxRelease_v2:
     case opcode::cuDevicePrimaryCtxReset_v2:
     case opcode::cuModuleUnload:
-    case opcode::cuLibraryUnload:
-      return true;
-    default:
-      return false;
+    case opcode::cuLibraryUnload: return true;
+    default: return false;
   }
 }
 
 uint64_t unix_ms() {
-  return uint64_t(std::chrono::duration_cast<std::chrono::milliseconds>(
-                      std::chrono::system_clock::now().time_since_epoch())
-                      .count());
+  return uint64_t(
+      std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch())
+          .count());
 }
 
 std::vector<Charges::Device> charge_devices(const SessionConfig& config) {
@@ -124,8 +120,8 @@ void Session::end(Status why) noexcept {
 
 void Session::violation(const Call& call, const char* what) {
   const Dispatch* entry = lookup(call.opcode);
-  end(Status(StatusCode::kInvalid, fmt::format("the client broke the protocol: {} in {}", what,
-                                               entry ? entry->name : "an unknown call")));
+  end(Status(StatusCode::kInvalid,
+             fmt::format("the client broke the protocol: {} in {}", what, entry ? entry->name : "an unknown call")));
 }
 
 void Session::no_thread(uint32_t lane) {
@@ -156,7 +152,8 @@ void Session::run(const Frame& frame, Turn& turn) {
   call.violation = nullptr;
   const Dispatch* entry = lookup(frame.header.opcode);
   if (!entry) return violation(call, "unknown opcode");
-  if (entry->post != ((call.flags & kPost) != 0)) return violation(call, "a post that should be a call, or the reverse");
+  if (entry->post != ((call.flags & kPost) != 0))
+    return violation(call, "a post that should be a call, or the reverse");
   calls_.fetch_add(1, std::memory_order_relaxed);
   if (!entry->post) turn.pass();
   if (entry->run(call) != Outcome::kDone) return violation(call, call.violation ? call.violation : "malformed");

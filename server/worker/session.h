@@ -67,6 +67,8 @@ class Session final : public Order::Runner {
   void violation(const Call& call, const char* what);
   // A result the driver gave. Sticky errors mean that copies under way never finish.
   void note_result(CUresult result);
+  // A new context: errors of an older one are history.
+  void forget_errors() { last_async_error_.store(0, std::memory_order_relaxed); }
 
   void run(const Frame& frame, Turn& turn) override;
   void no_thread(uint32_t lane) override;

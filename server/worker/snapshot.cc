@@ -1,9 +1,8 @@
 // The answer to a session's first call: everything a program may ask of its devices without asking us again.
-#include "proto/session.h"
-
 #include <cstring>
 
 #include "base/log.h"
+#include "proto/session.h"
 #include "server/worker/session.h"
 
 namespace bf::server {

@@ -20,10 +20,10 @@ struct StagingSlot {
 
 class Staging {
  public:
-  static constexpr size_t kSmallBytes = limits::kInlineBytes;          // what fits a Data frame
-  static constexpr size_t kLargeBytes = 2 * limits::kBulkBlockBytes;   // two blocks: enough to hide a driver call
-  static constexpr size_t kSmallSlots = 256;                           // 16 MiB of `.item()`s
-  static constexpr size_t kLargeSlots = 128;                           // 256 MiB: 20 ms of a PCIe 5 card's output
+  static constexpr size_t kSmallBytes = limits::kInlineBytes;         // what fits a Data frame
+  static constexpr size_t kLargeBytes = 2 * limits::kBulkBlockBytes;  // two blocks: enough to hide a driver call
+  static constexpr size_t kSmallSlots = 256;                          // 16 MiB of `.item()`s
+  static constexpr size_t kLargeSlots = 128;                          // 256 MiB: 20 ms of a PCIe 5 card's output
 
   explicit Staging(const DriverApi& driver) : driver_(driver) {}
 

@@ -124,7 +124,8 @@ BF_API CUresult cuArrayDestroy(CUarray handle) {
   return CUDA_SUCCESS;
 }
 
-BF_API CUresult cuArrayGetMemoryRequirements(CUDA_ARRAY_MEMORY_REQUIREMENTS* requirements, CUarray handle, CUdevice dev) {
+BF_API CUresult cuArrayGetMemoryRequirements(CUDA_ARRAY_MEMORY_REQUIREMENTS* requirements, CUarray handle,
+                                             CUdevice dev) {
   BF_ENTER();
   if (!requirements) return CUDA_ERROR_INVALID_VALUE;
   if (!device_at(dev)) return CUDA_ERROR_INVALID_DEVICE;
@@ -136,9 +137,11 @@ BF_API CUresult cuArrayGetMemoryRequirements(CUDA_ARRAY_MEMORY_REQUIREMENTS* req
   return CUDA_SUCCESS;
 }
 
-// ----------------------------------------------------------------------------------------------------- mipmapped arrays
+// ----------------------------------------------------------------------------------------------------- mipmapped
+// arrays
 
-BF_API CUresult cuMipmappedArrayCreate(CUmipmappedArray* out, const CUDA_ARRAY3D_DESCRIPTOR* descriptor, unsigned int levels) {
+BF_API CUresult cuMipmappedArrayCreate(CUmipmappedArray* out, const CUDA_ARRAY3D_DESCRIPTOR* descriptor,
+                                       unsigned int levels) {
   BF_ENTER();
   if (!out || !descriptor || levels == 0) return CUDA_ERROR_INVALID_VALUE;
   ContextRef context;

@@ -14,7 +14,7 @@ struct Array {
   int device = 0;
   CUDA_ARRAY3D_DESCRIPTOR descriptor{};  // Height and Depth as the program gave them: 0 for fewer dimensions
   AllocationRef storage;
-  uint64_t base = 0;  // of this array (a mipmap level lies inside its storage)
+  uint64_t base = 0;   // of this array (a mipmap level lies inside its storage)
   bool level = false;  // of a mipmapped array, which owns it
 
   uint32_t texel_bytes() const;

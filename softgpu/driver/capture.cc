@@ -1,8 +1,8 @@
-#include "softgpu/driver/driver.h"
-#include "softgpu/driver/graph.h"
-
 #include <algorithm>
 #include <unordered_set>
+
+#include "softgpu/driver/driver.h"
+#include "softgpu/driver/graph.h"
 
 namespace bf::softgpu {
 namespace {
@@ -132,7 +132,8 @@ CUresult capture_work(const StreamRef& stream, Work& work, Delivery delivery, bo
   return append_node(stream, std::move(work));
 }
 
-CUresult capture_event_record(const StreamRef& stream, const std::shared_ptr<Event>& event, uint32_t flags, bool* captured) {
+CUresult capture_event_record(const StreamRef& stream, const std::shared_ptr<Event>& event, uint32_t flags,
+                              bool* captured) {
   if (g_active == 0) return flags & CU_EVENT_RECORD_EXTERNAL ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
   std::lock_guard lock(graph_mutex());
   if (!stream->capture) return check_legacy(*stream);
@@ -145,7 +146,8 @@ CUresult capture_event_record(const StreamRef& stream, const std::shared_ptr<Eve
   return CUDA_SUCCESS;
 }
 
-CUresult capture_event_wait(const StreamRef& stream, const std::shared_ptr<Event>& event, uint32_t flags, bool* captured) {
+CUresult capture_event_wait(const StreamRef& stream, const std::shared_ptr<Event>& event, uint32_t flags,
+                            bool* captured) {
   std::unique_lock lock(graph_mutex());
   std::shared_ptr<Capture> capture;
   std::vector<NodeRef> after;
@@ -215,7 +217,8 @@ CUresult capture_child(const StreamRef& stream, const GraphExec& exec, bool* cap
   return append_node(stream, ChildWork{std::move(child)});
 }
 
-// --------------------------------------------------------------------------------------------------------- entry points
+// --------------------------------------------------------------------------------------------------------- entry
+// points
 
 namespace {
 
@@ -256,7 +259,7 @@ BF_API CUresult cuStreamBeginCapture(CUstream handle) {
 }
 
 BF_API CUresult cuStreamBeginCaptureToGraph(CUstream handle, CUgraph graph_handle, const CUgraphNode* dependencies,
-                                        const CUgraphEdgeData*, size_t count, CUstreamCaptureMode mode) {
+                                            const CUgraphEdgeData*, size_t count, CUstreamCaptureMode mode) {
   BF_ENTER();
   StreamRef stream;
   BF_TRY(find_stream(handle, &stream));
@@ -314,8 +317,9 @@ BF_API CUresult cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus* stat
   return CUDA_SUCCESS;
 }
 
-BF_API CUresult cuStreamGetCaptureInfo_v3(CUstream handle, CUstreamCaptureStatus* status, cuuint64_t* id, CUgraph* graph,
-                                      const CUgraphNode** dependencies, const CUgraphEdgeData** edges, size_t* count) {
+BF_API CUresult cuStreamGetCaptureInfo_v3(CUstream handle, CUstreamCaptureStatus* status, cuuint64_t* id,
+                                          CUgraph* graph, const CUgraphNode** dependencies,
+                                          const CUgraphEdgeData** edges, size_t* count) {
   BF_ENTER();
   BF_TRY(cuStreamIsCapturing(handle, status));
   if (*status != CU_STREAM_CAPTURE_STATUS_ACTIVE) return CUDA_SUCCESS;
@@ -337,8 +341,8 @@ BF_API CUresult cuStreamGetCaptureInfo_v3(CUstream handle, CUstreamCaptureStatus
   return CUDA_SUCCESS;
 }
 
-BF_API CUresult cuStreamGetCaptureInfo_v2(CUstream handle, CUstreamCaptureStatus* status, cuuint64_t* id, CUgraph* graph,
-                                      const CUgraphNode** dependencies, size_t* count) {
+BF_API CUresult cuStreamGetCaptureInfo_v2(CUstream handle, CUstreamCaptureStatus* status, cuuint64_t* id,
+                                          CUgraph* graph, const CUgraphNode** dependencies, size_t* count) {
   BF_ENTER();
   return cuStreamGetCaptureInfo_v3(handle, status, id, graph, dependencies, nullptr, count);
 }
@@ -349,7 +353,7 @@ BF_API CUresult cuStreamGetCaptureInfo(CUstream handle, CUstreamCaptureStatus* s
 }
 
 BF_API CUresult cuStreamUpdateCaptureDependencies_v2(CUstream handle, CUgraphNode* dependencies, const CUgraphEdgeData*,
-                                                 size_t count, unsigned int flags) {
+                                                     size_t count, unsigned int flags) {
   BF_ENTER();
   StreamRef stream;
   BF_TRY(find_stream(handle, &stream));
@@ -366,7 +370,8 @@ BF_API CUresult cuStreamUpdateCaptureDependencies_v2(CUstream handle, CUgraphNod
   return CUDA_SUCCESS;
 }
 
-BF_API CUresult cuStreamUpdateCaptureDependencies(CUstream handle, CUgraphNode* dependencies, size_t count, unsigned int flags) {
+BF_API CUresult cuStreamUpdateCaptureDependencies(CUstream handle, CUgraphNode* dependencies, size_t count,
+                                                  unsigned int flags) {
   BF_ENTER();
   return cuStreamUpdateCaptureDependencies_v2(handle, dependencies, nullptr, count, flags);
 }

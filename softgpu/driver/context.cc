@@ -206,7 +206,8 @@ BF_API CUresult cuDevicePrimaryCtxGetState(CUdevice dev, unsigned int* flags, in
   return CUDA_SUCCESS;
 }
 
-// ----------------------------------------------------------------------------------------------------- created contexts
+// ----------------------------------------------------------------------------------------------------- created
+// contexts
 
 BF_API CUresult cuCtxCreate_v2(CUcontext* pctx, unsigned int flags, CUdevice dev) {
   BF_ENTER();
@@ -224,7 +225,8 @@ BF_API CUresult cuCtxCreate_v2(CUcontext* pctx, unsigned int flags, CUdevice dev
   return CUDA_SUCCESS;
 }
 
-BF_API CUresult cuCtxCreate_v3(CUcontext* pctx, CUexecAffinityParam* params, int count, unsigned int flags, CUdevice dev) {
+BF_API CUresult cuCtxCreate_v3(CUcontext* pctx, CUexecAffinityParam* params, int count, unsigned int flags,
+                               CUdevice dev) {
   BF_ENTER();
   if (count != 0 || params) return CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY;
   return cuCtxCreate_v2(pctx, flags, dev);
@@ -367,7 +369,8 @@ BF_API CUresult cuCtxDetach(CUcontext handle) {
   return context && context == current_or_null() ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
 }
 
-// --------------------------------------------------------------------------------------------------------------- limits
+// ---------------------------------------------------------------------------------------------------------------
+// limits
 
 namespace {
 
@@ -402,7 +405,8 @@ BF_API CUresult cuCtxSetLimit(CUlimit limit, size_t value) {
   size_t* field = limit_field(*context, limit);
   if (!field) return limit < CU_LIMIT_MAX ? CUDA_ERROR_UNSUPPORTED_LIMIT : CUDA_ERROR_INVALID_VALUE;
   if (limit == CU_LIMIT_STACK_SIZE && value > (512 << 10)) return CUDA_ERROR_INVALID_VALUE;
-  if (limit == CU_LIMIT_MALLOC_HEAP_SIZE && context->heap) return CUDA_ERROR_INVALID_VALUE;  // fixed by the first launch
+  if (limit == CU_LIMIT_MALLOC_HEAP_SIZE && context->heap)
+    return CUDA_ERROR_INVALID_VALUE;  // fixed by the first launch
   *field = limit == CU_LIMIT_STACK_SIZE ? (value + 15) / 16 * 16 : value;
   return CUDA_SUCCESS;
 }
@@ -476,7 +480,8 @@ BF_API CUresult cuCtxGetExecAffinity(CUexecAffinityParam* affinity, CUexecAffini
   return CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY;
 }
 
-// ----------------------------------------------------------------------------------------------------------- peer access
+// ----------------------------------------------------------------------------------------------------------- peer
+// access
 
 BF_API CUresult cuDeviceCanAccessPeer(int* can, CUdevice dev, CUdevice peer) {
   BF_ENTER();
@@ -506,7 +511,8 @@ BF_API CUresult cuCtxDisablePeerAccess(CUcontext peer_handle) {
   return context->peers.erase(peer_handle) ? CUDA_SUCCESS : CUDA_ERROR_PEER_ACCESS_NOT_ENABLED;
 }
 
-BF_API CUresult cuDeviceGetP2PAttribute(int* value, CUdevice_P2PAttribute attribute, CUdevice source, CUdevice destination) {
+BF_API CUresult cuDeviceGetP2PAttribute(int* value, CUdevice_P2PAttribute attribute, CUdevice source,
+                                        CUdevice destination) {
   BF_ENTER();
   if (!value) return CUDA_ERROR_INVALID_VALUE;
   if (!device_at(source) || !device_at(destination) || source == destination) return CUDA_ERROR_INVALID_DEVICE;

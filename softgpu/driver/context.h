@@ -1,6 +1,6 @@
-// Contexts: the primary one of each device (one object for the life of the process, alive while retained) and those that
-// programs create. A context owns its streams, and everything made in it dies with it. The first kernel fault is sticky:
-// it is what every later call in the context returns.
+// Contexts: the primary one of each device (one object for the life of the process, alive while retained) and those
+// that programs create. A context owns its streams, and everything made in it dies with it. The first kernel fault is
+// sticky: it is what every later call in the context returns.
 #pragma once
 
 #include <atomic>
@@ -27,8 +27,8 @@ struct Context : std::enable_shared_from_this<Context> {
   uint64_t id = 0;  // cuCtxGetId; never reused
   bool primary = false;
   uint32_t api_version = 3020;
-  std::atomic<bool> active{false};      // false: a primary context that nobody retains, or a destroyed one
-  std::atomic<bool> destroyed{false};   // by cuCtxDestroy, or reset
+  std::atomic<bool> active{false};     // false: a primary context that nobody retains, or a destroyed one
+  std::atomic<bool> destroyed{false};  // by cuCtxDestroy, or reset
   std::atomic<CUresult> fault{CUDA_SUCCESS};
   std::atomic<uint32_t> flags{0};
   uint32_t retains = 0;  // of a primary context; guarded by g_primary_mutex

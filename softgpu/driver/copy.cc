@@ -1,7 +1,7 @@
 // What CUDA promises about asynchronous copies: the source may be changed as soon as the call returns if it is pageable
-// memory, and the destination is complete when the call returns if *that* is pageable. Small pageable sources are staged;
-// large ones, and pageable destinations, make the call wait. Pinned and device memory are touched when the stream gets
-// there. In a capture nothing is staged: graphs read and write host memory at launch.
+// memory, and the destination is complete when the call returns if *that* is pageable. Small pageable sources are
+// staged; large ones, and pageable destinations, make the call wait. Pinned and device memory are touched when the
+// stream gets there. In a capture nothing is staged: graphs read and write host memory at launch.
 #include "softgpu/driver/copy.h"
 
 #include <time.h>
@@ -34,11 +34,13 @@ CUresult resolve_array(const SideDescription& side, size_t width, size_t height,
   out->base = (uint8_t*)array.base;
   out->pitch = array.pitch();
   out->height = array.rows();
-  bool inside = side.x_bytes + width <= array.pitch() && side.y + height <= array.rows() && side.z + depth <= array.slices();
+  bool inside =
+      side.x_bytes + width <= array.pitch() && side.y + height <= array.rows() && side.z + depth <= array.slices();
   return inside ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
-CUresult resolve_side(const SideDescription& side, size_t width, size_t height, size_t depth, CopySide* out, bool* pageable) {
+CUresult resolve_side(const SideDescription& side, size_t width, size_t height, size_t depth, CopySide* out,
+                      bool* pageable) {
   out->x_bytes = side.x_bytes;
   out->y = side.y;
   out->z = side.z;
@@ -171,7 +173,8 @@ CUresult resolve_copy(const CUDA_MEMCPY3D& d, ResolvedCopy* copy) {
   SideDescription destination{d.dstXInBytes, d.dstY,     d.dstZ,     d.dstMemoryType, d.dstHost,
                               d.dstDevice,   d.dstArray, d.dstPitch, d.dstHeight};
   BF_TRY(resolve_side(source, d.WidthInBytes, d.Height, d.Depth, &copy->work.source, &copy->pageable_source));
-  return resolve_side(destination, d.WidthInBytes, d.Height, d.Depth, &copy->work.destination, &copy->pageable_destination);
+  return resolve_side(destination, d.WidthInBytes, d.Height, d.Depth, &copy->work.destination,
+                      &copy->pageable_destination);
 }
 
 void run_copy(Context&, const CopyWork& work) {
@@ -191,7 +194,8 @@ void run_copy(Context&, const CopyWork& work) {
   }
 }
 
-// ------------------------------------------------------------------------------------------------------------- 1D copies
+// ------------------------------------------------------------------------------------------------------------- 1D
+// copies
 
 BF_API CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void* from, size_t bytes) {
   BF_ENTER();
@@ -229,15 +233,16 @@ BF_API CUresult cuMemcpyAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CU
   return submit(stream, flat(kUnified, to, kUnified, from, bytes), false);
 }
 
-BF_API CUresult cuMemcpyPeerAsync(CUdeviceptr to, CUcontext to_context, CUdeviceptr from, CUcontext from_context, size_t bytes,
-                              CUstream stream) {
+BF_API CUresult cuMemcpyPeerAsync(CUdeviceptr to, CUcontext to_context, CUdeviceptr from, CUcontext from_context,
+                                  size_t bytes, CUstream stream) {
   BF_ENTER();
   ContextRef context;
   BF_TRY(find_context(to_context, &context));
   BF_TRY(find_context(from_context, &context));
   return submit(stream, flat(kDevice, to, kDevice, from, bytes), false);
 }
-BF_API CUresult cuMemcpyPeer(CUdeviceptr to, CUcontext to_context, CUdeviceptr from, CUcontext from_context, size_t bytes) {
+BF_API CUresult cuMemcpyPeer(CUdeviceptr to, CUcontext to_context, CUdeviceptr from, CUcontext from_context,
+                             size_t bytes) {
   BF_ENTER();
   // Orders after everything on both devices.
   for (CUcontext handle : {to_context, from_context}) {
@@ -248,7 +253,8 @@ BF_API CUresult cuMemcpyPeer(CUdeviceptr to, CUcontext to_context, CUdeviceptr f
   return submit(nullptr, flat(kDevice, to, kDevice, from, bytes), true);
 }
 
-// ---------------------------------------------------------------------------------------------------- 1D copies of arrays
+// ---------------------------------------------------------------------------------------------------- 1D copies of
+// arrays
 
 BF_API CUresult cuMemcpyDtoA_v2(CUarray to, size_t offset, CUdeviceptr from, size_t bytes) {
   BF_ENTER();
@@ -279,7 +285,8 @@ BF_API CUresult cuMemcpyAtoA_v2(CUarray to, size_t to_offset, CUarray from, size
   return submit(nullptr, with_array(flat(kDevice, 0, kDevice, 0, bytes), from, from_offset, to, to_offset), true);
 }
 
-// ------------------------------------------------------------------------------------------------------- 2D and 3D copies
+// ------------------------------------------------------------------------------------------------------- 2D and 3D
+// copies
 
 BF_API CUresult cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D* copy, CUstream stream) {
   BF_ENTER();
@@ -310,7 +317,8 @@ BF_API CUresult cuMemcpy3DPeer(const CUDA_MEMCPY3D_PEER* copy) {
   return copy ? submit(nullptr, narrow(*copy), true) : CUDA_ERROR_INVALID_VALUE;
 }
 
-// --------------------------------------------------------------------------------------------------------------- batches
+// ---------------------------------------------------------------------------------------------------------------
+// batches
 
 namespace {
 
@@ -324,8 +332,8 @@ CUresult real_stream(CUstream handle) {
 CUDA_MEMCPY3D operand_copy(const CUDA_MEMCPY3D_BATCH_OP& op, CUresult* result) {
   CUDA_MEMCPY3D copy{};
   uint32_t texel = 1;
-  auto side = [&](const CUmemcpy3DOperand& operand, size_t& x, size_t& y, size_t& z, CUmemorytype& type, CUdeviceptr& device,
-                  CUarray& array, size_t& pitch, size_t& height) {
+  auto side = [&](const CUmemcpy3DOperand& operand, size_t& x, size_t& y, size_t& z, CUmemorytype& type,
+                  CUdeviceptr& device, CUarray& array, size_t& pitch, size_t& height) {
     if (operand.type == CU_MEMCPY_OPERAND_TYPE_ARRAY) {
       ArrayRef found = arrays().find(operand.op.array.array);
       if (!found) *result = CUDA_ERROR_INVALID_HANDLE;
@@ -360,8 +368,9 @@ CUDA_MEMCPY3D operand_copy(const CUDA_MEMCPY3D_BATCH_OP& op, CUresult* result) {
 
 }  // namespace
 
-BF_API CUresult cuMemcpyBatchAsync_v2(CUdeviceptr* dsts, CUdeviceptr* srcs, size_t* sizes, size_t count, CUmemcpyAttributes* attrs,
-                                  size_t* attrs_indices, size_t attrs_count, CUstream stream) {
+BF_API CUresult cuMemcpyBatchAsync_v2(CUdeviceptr* dsts, CUdeviceptr* srcs, size_t* sizes, size_t count,
+                                      CUmemcpyAttributes* attrs, size_t* attrs_indices, size_t attrs_count,
+                                      CUstream stream) {
   BF_ENTER();
   if (!dsts || !srcs || !sizes || count == 0 || attrs_count > count) return CUDA_ERROR_INVALID_VALUE;
   if (attrs_count && (!attrs || !attrs_indices || attrs_indices[0] != 0)) return CUDA_ERROR_INVALID_VALUE;
@@ -375,15 +384,16 @@ BF_API CUresult cuMemcpyBatchAsync_v2(CUdeviceptr* dsts, CUdeviceptr* srcs, size
   return CUDA_SUCCESS;
 }
 
-BF_API CUresult cuMemcpyBatchAsync(CUdeviceptr* dsts, CUdeviceptr* srcs, size_t* sizes, size_t count, CUmemcpyAttributes* attrs,
-                               size_t* attrs_indices, size_t attrs_count, size_t* fail_index, CUstream stream) {
+BF_API CUresult cuMemcpyBatchAsync(CUdeviceptr* dsts, CUdeviceptr* srcs, size_t* sizes, size_t count,
+                                   CUmemcpyAttributes* attrs, size_t* attrs_indices, size_t attrs_count,
+                                   size_t* fail_index, CUstream stream) {
   BF_ENTER();
   if (fail_index) *fail_index = SIZE_MAX;
   return cuMemcpyBatchAsync_v2(dsts, srcs, sizes, count, attrs, attrs_indices, attrs_count, stream);
 }
 
 BF_API CUresult cuMemcpy3DBatchAsync_v2(size_t count, CUDA_MEMCPY3D_BATCH_OP* operations, unsigned long long flags,
-                                    CUstream stream) {
+                                        CUstream stream) {
   BF_ENTER();
   if (count == 0 || !operations || flags) return CUDA_ERROR_INVALID_VALUE;
   BF_TRY(real_stream(stream));
@@ -397,7 +407,7 @@ BF_API CUresult cuMemcpy3DBatchAsync_v2(size_t count, CUDA_MEMCPY3D_BATCH_OP* op
 }
 
 BF_API CUresult cuMemcpy3DBatchAsync(size_t count, CUDA_MEMCPY3D_BATCH_OP* operations, size_t* fail_index,
-                                 unsigned long long flags, CUstream stream) {
+                                     unsigned long long flags, CUstream stream) {
   BF_ENTER();
   if (fail_index) *fail_index = SIZE_MAX;
   return cuMemcpy3DBatchAsync_v2(count, operations, flags, stream);

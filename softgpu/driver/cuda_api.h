@@ -7,8 +7,7 @@
 #define BF_API extern "C" __attribute__((visibility("default")))
 
 // A CUresult that is not success ends the calling function.
-#define BF_TRY(expression)                                        \
-  do {                                                            \
-    if (CUresult result_ = (expression); result_ != CUDA_SUCCESS) \
-      return result_;                                             \
+#define BF_TRY(expression)                                                        \
+  do {                                                                            \
+    if (CUresult result_ = (expression); result_ != CUDA_SUCCESS) return result_; \
   } while (0)

@@ -53,16 +53,18 @@ Faults parse_faults(const char* text) {
     else if (name == "lost-after-calls")
       parsed.lost_after_calls = value;
     else
-      BF_ERROR("BF_SOFTGPU_FAULTS: '{}' is not known; use oom-after, sticky-after-launches, slow-copy-us-per-mib or "
-               "lost-after-calls",
-               name);
+      BF_ERROR(
+          "BF_SOFTGPU_FAULTS: '{}' is not known; use oom-after, sticky-after-launches, slow-copy-us-per-mib or "
+          "lost-after-calls",
+          name);
   }
   return parsed;
 }
 
 CUuuid uuid_of(int physical) {
   CUuuid uuid;
-  const unsigned char base[16] = {0xbf, 0x50, 0xf7, 0x69, 0x70, 0x75, 0x40, 0x00, 0x80, 0x00, 0xba, 0xcf, 0x1e, 0x1d, 0x00, 0x00};
+  const unsigned char base[16] = {0xbf, 0x50, 0xf7, 0x69, 0x70, 0x75, 0x40, 0x00,
+                                  0x80, 0x00, 0xba, 0xcf, 0x1e, 0x1d, 0x00, 0x00};
   memcpy(uuid.bytes, base, 16);
   uuid.bytes[15] = char(physical);
   return uuid;
@@ -135,7 +137,8 @@ Device* device_at(int ordinal) {
 
 const Faults& faults() { return g_faults; }
 
-// --------------------------------------------------------------------------------------------------------- entry points
+// --------------------------------------------------------------------------------------------------------- entry
+// points
 
 BF_API CUresult cuDeviceGet(CUdevice* device, int ordinal) {
   BF_ENTER();
@@ -221,14 +224,17 @@ BF_API CUresult cuDeviceGetProperties(CUdevprop* properties, CUdevice dev) {
   BF_ENTER();
   if (!properties) return CUDA_ERROR_INVALID_VALUE;
   if (!device_at(dev)) return CUDA_ERROR_INVALID_DEVICE;
-  *properties = {1024, {1024, 1024, 64}, {0x7fffffff, 65535, 65535}, kSharedPerBlock, 65536, 32, 0x7fffffff,
-                 kRegisters, 1410000, 512};
+  *properties = {
+      1024, {1024, 1024, 64}, {0x7fffffff, 65535, 65535}, kSharedPerBlock, 65536, 32, 0x7fffffff, kRegisters, 1410000,
+      512};
   return CUDA_SUCCESS;
 }
 
-BF_API CUresult cuDeviceGetTexture1DLinearMaxWidth(size_t* width, CUarray_format format, unsigned channels, CUdevice dev) {
+BF_API CUresult cuDeviceGetTexture1DLinearMaxWidth(size_t* width, CUarray_format format, unsigned channels,
+                                                   CUdevice dev) {
   BF_ENTER();
-  if (!width || !format_bytes(format) || (channels != 1 && channels != 2 && channels != 4)) return CUDA_ERROR_INVALID_VALUE;
+  if (!width || !format_bytes(format) || (channels != 1 && channels != 2 && channels != 4))
+    return CUDA_ERROR_INVALID_VALUE;
   if (!device_at(dev)) return CUDA_ERROR_INVALID_DEVICE;
   *width = 1 << 28;
   return CUDA_SUCCESS;
@@ -369,7 +375,7 @@ BF_API CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, C
 }
 
 BF_API CUresult cuDeviceGetHostAtomicCapabilities(unsigned int* capabilities, const CUatomicOperation* operations,
-                                              unsigned int count, CUdevice dev) {
+                                                  unsigned int count, CUdevice dev) {
   BF_ENTER();
   if (!capabilities || !operations || count == 0) return CUDA_ERROR_INVALID_VALUE;
   if (!device_at(dev)) return CUDA_ERROR_INVALID_DEVICE;
@@ -378,7 +384,7 @@ BF_API CUresult cuDeviceGetHostAtomicCapabilities(unsigned int* capabilities, co
 }
 
 BF_API CUresult cuDeviceGetP2PAtomicCapabilities(unsigned int* capabilities, const CUatomicOperation* operations,
-                                             unsigned int count, CUdevice source, CUdevice destination) {
+                                                 unsigned int count, CUdevice source, CUdevice destination) {
   BF_ENTER();
   if (!device_at(destination)) return CUDA_ERROR_INVALID_DEVICE;
   return cuDeviceGetHostAtomicCapabilities(capabilities, operations, count, source);

@@ -33,7 +33,8 @@ CUresult enter_call() noexcept {
       return CUDA_ERROR_NOT_INITIALIZED;
   }
   uint64_t limit = faults().lost_after_calls;
-  if (limit != UINT64_MAX && g_calls.fetch_add(1, std::memory_order_relaxed) >= limit) return CUDA_ERROR_DEVICE_UNAVAILABLE;
+  if (limit != UINT64_MAX && g_calls.fetch_add(1, std::memory_order_relaxed) >= limit)
+    return CUDA_ERROR_DEVICE_UNAVAILABLE;
   return CUDA_SUCCESS;
 }
 

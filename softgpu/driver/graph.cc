@@ -164,14 +164,16 @@ CUresult check_acyclic(const Graph& graph) {
     progress = false;
     for (const NodeRef& node : graph.nodes) {
       if (taken.count(node.get())) continue;
-      bool free = std::all_of(node->before.begin(), node->before.end(), [&](const NodeRef& b) { return taken.count(b.get()); });
+      bool free =
+          std::all_of(node->before.begin(), node->before.end(), [&](const NodeRef& b) { return taken.count(b.get()); });
       if (free) taken.insert(node.get()), progress = true;
     }
   }
   return taken.size() == graph.nodes.size() ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
-// ------------------------------------------------------------------------------------------------- whole graphs and edges
+// ------------------------------------------------------------------------------------------------- whole graphs and
+// edges
 
 BF_API CUresult cuGraphCreate(CUgraph* out, unsigned int flags) {
   BF_ENTER();
@@ -246,7 +248,8 @@ BF_API CUresult cuGraphGetRootNodes(CUgraph handle, CUgraphNode* nodes, size_t* 
   return put_nodes(found, nodes, count);
 }
 
-BF_API CUresult cuGraphGetEdges_v2(CUgraph handle, CUgraphNode* from, CUgraphNode* to, CUgraphEdgeData* data, size_t* count) {
+BF_API CUresult cuGraphGetEdges_v2(CUgraph handle, CUgraphNode* from, CUgraphNode* to, CUgraphEdgeData* data,
+                                   size_t* count) {
   BF_ENTER();
   if (!count || !from != !to) return CUDA_ERROR_INVALID_VALUE;
   std::lock_guard lock(graph_mutex());
@@ -273,7 +276,8 @@ BF_API CUresult cuGraphGetEdges(CUgraph handle, CUgraphNode* from, CUgraphNode* 
   return cuGraphGetEdges_v2(handle, from, to, nullptr, count);
 }
 
-BF_API CUresult cuGraphNodeGetDependencies_v2(CUgraphNode handle, CUgraphNode* nodes, CUgraphEdgeData* data, size_t* count) {
+BF_API CUresult cuGraphNodeGetDependencies_v2(CUgraphNode handle, CUgraphNode* nodes, CUgraphEdgeData* data,
+                                              size_t* count) {
   BF_ENTER();
   std::lock_guard lock(graph_mutex());
   NodeRef node;
@@ -290,14 +294,16 @@ BF_API CUresult cuGraphNodeGetDependencies(CUgraphNode handle, CUgraphNode* node
   return cuGraphNodeGetDependencies_v2(handle, nodes, nullptr, count);
 }
 
-BF_API CUresult cuGraphNodeGetDependentNodes_v2(CUgraphNode handle, CUgraphNode* nodes, CUgraphEdgeData* data, size_t* count) {
+BF_API CUresult cuGraphNodeGetDependentNodes_v2(CUgraphNode handle, CUgraphNode* nodes, CUgraphEdgeData* data,
+                                                size_t* count) {
   BF_ENTER();
   std::lock_guard lock(graph_mutex());
   NodeRef node;
   BF_TRY(find_node(handle, &node));
   std::vector<CUgraphNode> found;
   for (const NodeRef& other : node->graph->nodes)
-    if (std::find(other->before.begin(), other->before.end(), node) != other->before.end()) found.push_back(other->handle);
+    if (std::find(other->before.begin(), other->before.end(), node) != other->before.end())
+      found.push_back(other->handle);
   BF_TRY(put_nodes(found, nodes, count));
   for (size_t i = 0; data && nodes && i < *count; i++) data[i] = {};
   return CUDA_SUCCESS;
@@ -308,8 +314,8 @@ BF_API CUresult cuGraphNodeGetDependentNodes(CUgraphNode handle, CUgraphNode* no
   return cuGraphNodeGetDependentNodes_v2(handle, nodes, nullptr, count);
 }
 
-BF_API CUresult cuGraphAddDependencies_v2(CUgraph handle, const CUgraphNode* from, const CUgraphNode* to, const CUgraphEdgeData*,
-                                      size_t count) {
+BF_API CUresult cuGraphAddDependencies_v2(CUgraph handle, const CUgraphNode* from, const CUgraphNode* to,
+                                          const CUgraphEdgeData*, size_t count) {
   BF_ENTER();
   if (count && (!from || !to)) return CUDA_ERROR_INVALID_VALUE;
   std::lock_guard lock(graph_mutex());
@@ -334,7 +340,7 @@ BF_API CUresult cuGraphAddDependencies(CUgraph handle, const CUgraphNode* from, 
 }
 
 BF_API CUresult cuGraphRemoveDependencies_v2(CUgraph handle, const CUgraphNode* from, const CUgraphNode* to,
-                                         const CUgraphEdgeData*, size_t count) {
+                                             const CUgraphEdgeData*, size_t count) {
   BF_ENTER();
   if (count && (!from || !to)) return CUDA_ERROR_INVALID_VALUE;
   std::lock_guard lock(graph_mutex());
@@ -349,7 +355,8 @@ BF_API CUresult cuGraphRemoveDependencies_v2(CUgraph handle, const CUgraphNode* 
   return CUDA_SUCCESS;
 }
 
-BF_API CUresult cuGraphRemoveDependencies(CUgraph handle, const CUgraphNode* from, const CUgraphNode* to, size_t count) {
+BF_API CUresult cuGraphRemoveDependencies(CUgraph handle, const CUgraphNode* from, const CUgraphNode* to,
+                                          size_t count) {
   BF_ENTER();
   return cuGraphRemoveDependencies_v2(handle, from, to, nullptr, count);
 }
@@ -374,15 +381,18 @@ BF_API CUresult cuGraphDebugDotPrint(CUgraph handle, const char* path, unsigned 
   fprintf(file, "digraph dot {\n");
   for (const NodeRef& node : graph->nodes) {
     fprintf(file, "\"%p\" [label=\"type %d\"];\n", (void*)node->handle, int(node_type(*node)));
-    for (const NodeRef& before : node->before) fprintf(file, "\"%p\" -> \"%p\";\n", (void*)before->handle, (void*)node->handle);
+    for (const NodeRef& before : node->before)
+      fprintf(file, "\"%p\" -> \"%p\";\n", (void*)before->handle, (void*)node->handle);
   }
   fprintf(file, "}\n");
   return fclose(file) == 0 ? CUDA_SUCCESS : CUDA_ERROR_OPERATING_SYSTEM;
 }
 
-// ---------------------------------------------------------------------------------------------------------- user objects
+// ---------------------------------------------------------------------------------------------------------- user
+// objects
 
-BF_API CUresult cuUserObjectCreate(CUuserObject* out, void* pointer, CUhostFn destroy, unsigned int references, unsigned int flags) {
+BF_API CUresult cuUserObjectCreate(CUuserObject* out, void* pointer, CUhostFn destroy, unsigned int references,
+                                   unsigned int flags) {
   BF_ENTER();
   if (!out || !destroy || references == 0 || references > 0x7fffffff || flags != CU_USER_OBJECT_NO_DESTRUCTOR_SYNC)
     return CUDA_ERROR_INVALID_VALUE;
@@ -412,7 +422,8 @@ BF_API CUresult cuUserObjectRelease(CUuserObject handle, unsigned int count) {
   return CUDA_SUCCESS;
 }
 
-BF_API CUresult cuGraphRetainUserObject(CUgraph graph_handle, CUuserObject handle, unsigned int count, unsigned int flags) {
+BF_API CUresult cuGraphRetainUserObject(CUgraph graph_handle, CUuserObject handle, unsigned int count,
+                                        unsigned int flags) {
   BF_ENTER();
   std::lock_guard lock(graph_mutex());
   GraphRef graph;

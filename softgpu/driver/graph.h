@@ -1,6 +1,6 @@
-// Graphs, executable graphs and stream capture. A node holds a Work, as a stream's queue does; capturing is adding a node
-// instead of queueing. One lock guards all graph structure and all capture state: graphs are built rarely and launched
-// often, and a launch only holds it while it reads.
+// Graphs, executable graphs and stream capture. A node holds a Work, as a stream's queue does; capturing is adding a
+// node instead of queueing. One lock guards all graph structure and all capture state: graphs are built rarely and
+// launched often, and a launch only holds it while it reads.
 #pragma once
 
 #include <memory>
@@ -79,7 +79,8 @@ GraphExecRegistry& graph_execs();
 UserObjectRegistry& user_objects();
 std::recursive_mutex& graph_mutex();
 
-// ------------------------------------------------------------------------------------- structure; graph_mutex() is held
+// ------------------------------------------------------------------------------------- structure; graph_mutex() is
+// held
 
 CUgraphNodeType node_type(const GraphNode& node);
 NodeRef add_node(Graph& graph, ContextRef context, Work work, std::vector<NodeRef> before);
@@ -101,7 +102,8 @@ CUresult memory_op_node_work(const CUDA_BATCH_MEM_OP_NODE_PARAMS& params, Contex
 // Any kind but child graphs and allocations, from the union of cuGraphAddNode.
 CUresult generic_node_work(const CUgraphNodeParams& params, ContextRef* context, Work* work);
 
-// --------------------------------------------------------------------------------------------------------------- capture
+// ---------------------------------------------------------------------------------------------------------------
+// capture
 
 bool is_capturing(Stream& stream);
 // 900 while the stream captures (which breaks the capture): for calls that would have to wait.
@@ -112,8 +114,10 @@ void invalidate_capture(Capture& capture);
 void abandon_capture(Stream& stream);
 // Each sets *captured if the stream captures and the call has become part of the graph.
 CUresult capture_work(const StreamRef& stream, Work& work, Delivery delivery, bool* captured);
-CUresult capture_event_record(const StreamRef& stream, const std::shared_ptr<Event>& event, uint32_t flags, bool* captured);
-CUresult capture_event_wait(const StreamRef& stream, const std::shared_ptr<Event>& event, uint32_t flags, bool* captured);
+CUresult capture_event_record(const StreamRef& stream, const std::shared_ptr<Event>& event, uint32_t flags,
+                              bool* captured);
+CUresult capture_event_wait(const StreamRef& stream, const std::shared_ptr<Event>& event, uint32_t flags,
+                            bool* captured);
 CUresult capture_allocation(const StreamRef& stream, const MemoryPoolRef& pool, size_t bytes, CUdeviceptr* out,
                             bool* captured);
 CUresult capture_free(const StreamRef& stream, CUdeviceptr address, bool* captured);

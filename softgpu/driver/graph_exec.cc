@@ -1,4 +1,5 @@
-// Executable graphs: a private copy of a graph, launched by turning every node into an operation behind those before it.
+// Executable graphs: a private copy of a graph, launched by turning every node into an operation behind those before
+// it.
 #include <algorithm>
 #include <unordered_map>
 
@@ -31,7 +32,8 @@ CUresult find_copy(CUgraphExec exec_handle, CUgraphNode handle, CUgraphNodeType 
 }
 
 CUresult instantiate(CUgraphExec* out, CUgraph handle, unsigned long long flags) {
-  constexpr unsigned long long kFlags = CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH | CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD |
+  constexpr unsigned long long kFlags = CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH |
+                                        CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD |
                                         CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY;
   if (!out) return CUDA_ERROR_INVALID_VALUE;
   if (flags & CUDA_GRAPH_INSTANTIATE_FLAG_DEVICE_LAUNCH) return CUDA_ERROR_NOT_SUPPORTED;
@@ -153,7 +155,8 @@ BF_API CUresult cuGraphInstantiateWithParams(CUgraphExec* out, CUgraph graph, CU
   return result;
 }
 
-BF_API CUresult cuGraphInstantiate_v2(CUgraphExec* out, CUgraph graph, CUgraphNode* error_node, char* log, size_t log_bytes) {
+BF_API CUresult cuGraphInstantiate_v2(CUgraphExec* out, CUgraph graph, CUgraphNode* error_node, char* log,
+                                      size_t log_bytes) {
   BF_ENTER();
   if (error_node) *error_node = nullptr;
   if (log && log_bytes) *log = 0;
@@ -208,7 +211,8 @@ BF_API CUresult cuGraphLaunch(CUgraphExec handle, CUstream stream_handle) {
   return CUDA_SUCCESS;
 }
 
-// --------------------------------------------------------------------------------------------------------------- changes
+// ---------------------------------------------------------------------------------------------------------------
+// changes
 
 BF_API CUresult cuGraphExecUpdate_v2(CUgraphExec handle, CUgraph graph_handle, CUgraphExecUpdateResultInfo* info) {
   BF_ENTER();
@@ -225,7 +229,8 @@ BF_API CUresult cuGraphExecUpdate_v2(CUgraphExec handle, CUgraph graph_handle, C
   return CUDA_SUCCESS;
 }
 
-BF_API CUresult cuGraphExecUpdate(CUgraphExec handle, CUgraph graph, CUgraphNode* error_node, CUgraphExecUpdateResult* result) {
+BF_API CUresult cuGraphExecUpdate(CUgraphExec handle, CUgraph graph, CUgraphNode* error_node,
+                                  CUgraphExecUpdateResult* result) {
   BF_ENTER();
   if (!result) return CUDA_ERROR_INVALID_VALUE;
   CUgraphExecUpdateResultInfo info{};
@@ -235,7 +240,8 @@ BF_API CUresult cuGraphExecUpdate(CUgraphExec handle, CUgraph graph, CUgraphNode
   return code;
 }
 
-BF_API CUresult cuGraphExecKernelNodeSetParams_v2(CUgraphExec exec, CUgraphNode handle, const CUDA_KERNEL_NODE_PARAMS* params) {
+BF_API CUresult cuGraphExecKernelNodeSetParams_v2(CUgraphExec exec, CUgraphNode handle,
+                                                  const CUDA_KERNEL_NODE_PARAMS* params) {
   BF_ENTER();
   if (!params) return CUDA_ERROR_INVALID_VALUE;
   std::lock_guard lock(graph_mutex());
@@ -247,7 +253,8 @@ BF_API CUresult cuGraphExecKernelNodeSetParams_v2(CUgraphExec exec, CUgraphNode 
   return CUDA_SUCCESS;
 }
 
-BF_API CUresult cuGraphExecKernelNodeSetParams(CUgraphExec exec, CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS_v1* params) {
+BF_API CUresult cuGraphExecKernelNodeSetParams(CUgraphExec exec, CUgraphNode node,
+                                               const CUDA_KERNEL_NODE_PARAMS_v1* params) {
   BF_ENTER();
   if (!params) return CUDA_ERROR_INVALID_VALUE;
   CUDA_KERNEL_NODE_PARAMS full{};
@@ -255,7 +262,8 @@ BF_API CUresult cuGraphExecKernelNodeSetParams(CUgraphExec exec, CUgraphNode nod
   return cuGraphExecKernelNodeSetParams_v2(exec, node, &full);
 }
 
-BF_API CUresult cuGraphExecMemcpyNodeSetParams(CUgraphExec exec, CUgraphNode handle, const CUDA_MEMCPY3D* params, CUcontext ctx) {
+BF_API CUresult cuGraphExecMemcpyNodeSetParams(CUgraphExec exec, CUgraphNode handle, const CUDA_MEMCPY3D* params,
+                                               CUcontext ctx) {
   BF_ENTER();
   if (!params) return CUDA_ERROR_INVALID_VALUE;
   std::lock_guard lock(graph_mutex());
@@ -264,8 +272,8 @@ BF_API CUresult cuGraphExecMemcpyNodeSetParams(CUgraphExec exec, CUgraphNode han
   return copy_node_work(*params, ctx, &node->context, &node->work);
 }
 
-BF_API CUresult cuGraphExecMemsetNodeSetParams(CUgraphExec exec, CUgraphNode handle, const CUDA_MEMSET_NODE_PARAMS* params,
-                                           CUcontext ctx) {
+BF_API CUresult cuGraphExecMemsetNodeSetParams(CUgraphExec exec, CUgraphNode handle,
+                                               const CUDA_MEMSET_NODE_PARAMS* params, CUcontext ctx) {
   BF_ENTER();
   if (!params) return CUDA_ERROR_INVALID_VALUE;
   std::lock_guard lock(graph_mutex());
@@ -274,7 +282,8 @@ BF_API CUresult cuGraphExecMemsetNodeSetParams(CUgraphExec exec, CUgraphNode han
   return memset_node_work(*params, ctx, &node->context, &node->work);
 }
 
-BF_API CUresult cuGraphExecHostNodeSetParams(CUgraphExec exec, CUgraphNode handle, const CUDA_HOST_NODE_PARAMS* params) {
+BF_API CUresult cuGraphExecHostNodeSetParams(CUgraphExec exec, CUgraphNode handle,
+                                             const CUDA_HOST_NODE_PARAMS* params) {
   BF_ENTER();
   if (!params) return CUDA_ERROR_INVALID_VALUE;
   std::lock_guard lock(graph_mutex());
@@ -284,7 +293,7 @@ BF_API CUresult cuGraphExecHostNodeSetParams(CUgraphExec exec, CUgraphNode handl
 }
 
 BF_API CUresult cuGraphExecBatchMemOpNodeSetParams(CUgraphExec exec, CUgraphNode handle,
-                                               const CUDA_BATCH_MEM_OP_NODE_PARAMS* params) {
+                                                   const CUDA_BATCH_MEM_OP_NODE_PARAMS* params) {
   BF_ENTER();
   if (!params) return CUDA_ERROR_INVALID_VALUE;
   std::lock_guard lock(graph_mutex());
@@ -336,7 +345,8 @@ BF_API CUresult cuGraphExecEventWaitNodeSetEvent(CUgraphExec exec, CUgraphNode n
 BF_API CUresult cuGraphExecNodeSetParams(CUgraphExec exec, CUgraphNode handle, CUgraphNodeParams* params) {
   BF_ENTER();
   if (!params) return CUDA_ERROR_INVALID_VALUE;
-  if (params->type == CU_GRAPH_NODE_TYPE_GRAPH) return cuGraphExecChildGraphNodeSetParams(exec, handle, params->graph.graph);
+  if (params->type == CU_GRAPH_NODE_TYPE_GRAPH)
+    return cuGraphExecChildGraphNodeSetParams(exec, handle, params->graph.graph);
   std::lock_guard lock(graph_mutex());
   NodeRef node;
   BF_TRY(find_copy(exec, handle, params->type, &node));
@@ -374,7 +384,8 @@ BF_API CUresult cuGraphNodeGetEnabled(CUgraphExec exec, CUgraphNode handle, unsi
   return CUDA_SUCCESS;
 }
 
-// ------------------------------------------------------------------------------------------------------- memory of graphs
+// ------------------------------------------------------------------------------------------------------- memory of
+// graphs
 
 BF_API CUresult cuDeviceGraphMemTrim(CUdevice dev) {
   BF_ENTER();

@@ -111,7 +111,8 @@ CUresult generic_node_work(const CUgraphNodeParams& params, ContextRef* context,
     case CU_GRAPH_NODE_TYPE_MEMCPY:
       return copy_node_work(params.memcpy.copyParams, params.memcpy.copyCtx, context, work);
     case CU_GRAPH_NODE_TYPE_MEMSET:
-      return memset_node_work(reinterpret_cast<const CUDA_MEMSET_NODE_PARAMS&>(params.memset), params.memset.ctx, context, work);
+      return memset_node_work(reinterpret_cast<const CUDA_MEMSET_NODE_PARAMS&>(params.memset), params.memset.ctx,
+                              context, work);
     case CU_GRAPH_NODE_TYPE_HOST:
       return host_node_work(reinterpret_cast<const CUDA_HOST_NODE_PARAMS&>(params.host), work);
     case CU_GRAPH_NODE_TYPE_EMPTY:
@@ -142,10 +143,11 @@ CUresult make_graph_memory(Graph& graph, Context& context, const MemoryPoolRef& 
   return CUDA_SUCCESS;
 }
 
-// --------------------------------------------------------------------------------------------------------------- kernels
+// ---------------------------------------------------------------------------------------------------------------
+// kernels
 
 BF_API CUresult cuGraphAddKernelNode_v2(CUgraphNode* out, CUgraph graph, const CUgraphNode* dependencies, size_t count,
-                                    const CUDA_KERNEL_NODE_PARAMS* params) {
+                                        const CUDA_KERNEL_NODE_PARAMS* params) {
   BF_ENTER();
   if (!params) return CUDA_ERROR_INVALID_VALUE;
   std::lock_guard lock(graph_mutex());
@@ -166,7 +168,7 @@ CUDA_KERNEL_NODE_PARAMS upgraded(const CUDA_KERNEL_NODE_PARAMS_v1& old) {
 }  // namespace
 
 BF_API CUresult cuGraphAddKernelNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* dependencies, size_t count,
-                                 const CUDA_KERNEL_NODE_PARAMS_v1* params) {
+                                     const CUDA_KERNEL_NODE_PARAMS_v1* params) {
   BF_ENTER();
   if (!params) return CUDA_ERROR_INVALID_VALUE;
   CUDA_KERNEL_NODE_PARAMS full = upgraded(*params);
@@ -181,8 +183,18 @@ BF_API CUresult cuGraphKernelNodeGetParams_v2(CUgraphNode handle, CUDA_KERNEL_NO
   KernelWork* kernel;
   BF_TRY(find_node(handle, &node, &kernel));
   const ptx::Grid& g = kernel->grid;
-  *params = {kernel->function->handle, g.grid.x, g.grid.y, g.grid.z, g.block.x, g.block.y, g.block.z,
-             g.dynamic_shared_bytes, nullptr, nullptr, kernel->function->kernel, node->context->handle};
+  *params = {kernel->function->handle,
+             g.grid.x,
+             g.grid.y,
+             g.grid.z,
+             g.block.x,
+             g.block.y,
+             g.block.z,
+             g.dynamic_shared_bytes,
+             nullptr,
+             nullptr,
+             kernel->function->kernel,
+             node->context->handle};
   node->parameter_pointers.clear();
   for (const ptx::KernelParam& p : kernel->function->info->params)
     node->parameter_pointers.push_back(kernel->arguments.data() + p.offset);
@@ -220,7 +232,8 @@ BF_API CUresult cuGraphKernelNodeSetParams(CUgraphNode handle, const CUDA_KERNEL
   return cuGraphKernelNodeSetParams_v2(handle, &full);
 }
 
-BF_API CUresult cuGraphKernelNodeSetAttribute(CUgraphNode handle, CUkernelNodeAttrID id, const CUkernelNodeAttrValue* value) {
+BF_API CUresult cuGraphKernelNodeSetAttribute(CUgraphNode handle, CUkernelNodeAttrID id,
+                                              const CUkernelNodeAttrValue* value) {
   BF_ENTER();
   if (!value) return CUDA_ERROR_INVALID_VALUE;
   std::lock_guard lock(graph_mutex());
@@ -228,7 +241,8 @@ BF_API CUresult cuGraphKernelNodeSetAttribute(CUgraphNode handle, CUkernelNodeAt
   KernelWork* kernel;
   BF_TRY(find_node(handle, &node, &kernel));
   if (id == CU_LAUNCH_ATTRIBUTE_COOPERATIVE) {
-    LaunchShape shape{kernel->grid.grid, kernel->grid.block, kernel->grid.dynamic_shared_bytes, value->cooperative != 0};
+    LaunchShape shape{kernel->grid.grid, kernel->grid.block, kernel->grid.dynamic_shared_bytes,
+                      value->cooperative != 0};
     BF_TRY(check_launch(*kernel->function, shape));
     kernel->grid.cooperative = shape.cooperative;
   }
@@ -266,10 +280,11 @@ BF_API CUresult cuGraphKernelNodeCopyAttributes(CUgraphNode destination, CUgraph
   return CUDA_SUCCESS;
 }
 
-// -------------------------------------------------------------------------------------------- copies, sets, host functions
+// -------------------------------------------------------------------------------------------- copies, sets, host
+// functions
 
 BF_API CUresult cuGraphAddMemcpyNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* dependencies, size_t count,
-                                 const CUDA_MEMCPY3D* params, CUcontext handle) {
+                                     const CUDA_MEMCPY3D* params, CUcontext handle) {
   BF_ENTER();
   if (!params) return CUDA_ERROR_INVALID_VALUE;
   std::lock_guard lock(graph_mutex());
@@ -301,7 +316,7 @@ BF_API CUresult cuGraphMemcpyNodeSetParams(CUgraphNode handle, const CUDA_MEMCPY
 }
 
 BF_API CUresult cuGraphAddMemsetNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* dependencies, size_t count,
-                                 const CUDA_MEMSET_NODE_PARAMS* params, CUcontext handle) {
+                                     const CUDA_MEMSET_NODE_PARAMS* params, CUcontext handle) {
   BF_ENTER();
   if (!params) return CUDA_ERROR_INVALID_VALUE;
   std::lock_guard lock(graph_mutex());
@@ -333,7 +348,7 @@ BF_API CUresult cuGraphMemsetNodeSetParams(CUgraphNode handle, const CUDA_MEMSET
 }
 
 BF_API CUresult cuGraphAddHostNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* dependencies, size_t count,
-                               const CUDA_HOST_NODE_PARAMS* params) {
+                                   const CUDA_HOST_NODE_PARAMS* params) {
   BF_ENTER();
   if (!params) return CUDA_ERROR_INVALID_VALUE;
   std::lock_guard lock(graph_mutex());
@@ -363,10 +378,11 @@ BF_API CUresult cuGraphHostNodeSetParams(CUgraphNode handle, const CUDA_HOST_NOD
   return host_node_work(*params, &node->work);
 }
 
-// ------------------------------------------------------------------------------------------- child graphs, empties, events
+// ------------------------------------------------------------------------------------------- child graphs, empties,
+// events
 
 BF_API CUresult cuGraphAddChildGraphNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* dependencies, size_t count,
-                                     CUgraph child_handle) {
+                                         CUgraph child_handle) {
   BF_ENTER();
   std::lock_guard lock(graph_mutex());
   GraphRef child;
@@ -394,8 +410,8 @@ BF_API CUresult cuGraphAddEmptyNode(CUgraphNode* out, CUgraph graph, const CUgra
   return add(out, graph, dependencies, count, nullptr, EmptyWork{});
 }
 
-BF_API CUresult cuGraphAddEventRecordNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* dependencies, size_t count,
-                                      CUevent event) {
+BF_API CUresult cuGraphAddEventRecordNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* dependencies,
+                                          size_t count, CUevent event) {
   BF_ENTER();
   std::lock_guard lock(graph_mutex());
   Work work;
@@ -404,7 +420,7 @@ BF_API CUresult cuGraphAddEventRecordNode(CUgraphNode* out, CUgraph graph, const
 }
 
 BF_API CUresult cuGraphAddEventWaitNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* dependencies, size_t count,
-                                    CUevent event) {
+                                        CUevent event) {
   BF_ENTER();
   std::lock_guard lock(graph_mutex());
   Work work;
@@ -452,10 +468,11 @@ BF_API CUresult cuGraphEventWaitNodeSetEvent(CUgraphNode handle, CUevent event) 
   return event_work(event, false, &node->work);
 }
 
-// ------------------------------------------------------------------------------------------ memory operations, allocations
+// ------------------------------------------------------------------------------------------ memory operations,
+// allocations
 
 BF_API CUresult cuGraphAddBatchMemOpNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* dependencies, size_t count,
-                                     const CUDA_BATCH_MEM_OP_NODE_PARAMS* params) {
+                                         const CUDA_BATCH_MEM_OP_NODE_PARAMS* params) {
   BF_ENTER();
   if (!params) return CUDA_ERROR_INVALID_VALUE;
   std::lock_guard lock(graph_mutex());
@@ -489,8 +506,8 @@ BF_API CUresult cuGraphBatchMemOpNodeSetParams(CUgraphNode handle, const CUDA_BA
   return CUDA_SUCCESS;
 }
 
-BF_API CUresult cuGraphAddMemAllocNode(CUgraphNode* out, CUgraph graph_handle, const CUgraphNode* dependencies, size_t count,
-                                   CUDA_MEM_ALLOC_NODE_PARAMS* params) {
+BF_API CUresult cuGraphAddMemAllocNode(CUgraphNode* out, CUgraph graph_handle, const CUgraphNode* dependencies,
+                                       size_t count, CUDA_MEM_ALLOC_NODE_PARAMS* params) {
   BF_ENTER();
   if (!params || params->bytesize == 0 || params->poolProps.allocType != CU_MEM_ALLOCATION_TYPE_PINNED ||
       params->poolProps.location.type != CU_MEM_LOCATION_TYPE_DEVICE)
@@ -522,11 +539,12 @@ BF_API CUresult cuGraphMemAllocNodeGetParams(CUgraphNode handle, CUDA_MEM_ALLOC_
 }
 
 BF_API CUresult cuGraphAddMemFreeNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* dependencies, size_t count,
-                                  CUdeviceptr address) {
+                                      CUdeviceptr address) {
   BF_ENTER();
   std::lock_guard lock(graph_mutex());
   AllocationRef allocation = AddressSpace::instance().find(address);
-  if (!allocation || allocation->begin != address || allocation->kind != MemoryKind::kPool) return CUDA_ERROR_INVALID_VALUE;
+  if (!allocation || allocation->begin != address || allocation->kind != MemoryKind::kPool)
+    return CUDA_ERROR_INVALID_VALUE;
   return add(out, graph, dependencies, count, nullptr, FreeWork{address});
 }
 
@@ -541,17 +559,18 @@ BF_API CUresult cuGraphMemFreeNodeGetParams(CUgraphNode handle, CUdeviceptr* add
   return CUDA_SUCCESS;
 }
 
-// ------------------------------------------------------------------------------------------------------- the generic forms
+// ------------------------------------------------------------------------------------------------------- the generic
+// forms
 
-BF_API CUresult cuGraphAddNode_v2(CUgraphNode* out, CUgraph graph, const CUgraphNode* dependencies, const CUgraphEdgeData*,
-                              size_t count, CUgraphNodeParams* params) {
+BF_API CUresult cuGraphAddNode_v2(CUgraphNode* out, CUgraph graph, const CUgraphNode* dependencies,
+                                  const CUgraphEdgeData*, size_t count, CUgraphNodeParams* params) {
   BF_ENTER();
   if (!params) return CUDA_ERROR_INVALID_VALUE;
   if (params->type == CU_GRAPH_NODE_TYPE_GRAPH)
     return cuGraphAddChildGraphNode(out, graph, dependencies, count, params->graph.graph);
   if (params->type == CU_GRAPH_NODE_TYPE_MEM_ALLOC)
     return cuGraphAddMemAllocNode(out, graph, dependencies, count,
-                                     reinterpret_cast<CUDA_MEM_ALLOC_NODE_PARAMS*>(&params->alloc));
+                                  reinterpret_cast<CUDA_MEM_ALLOC_NODE_PARAMS*>(&params->alloc));
   std::lock_guard lock(graph_mutex());
   ContextRef context;
   Work work;
@@ -560,7 +579,7 @@ BF_API CUresult cuGraphAddNode_v2(CUgraphNode* out, CUgraph graph, const CUgraph
 }
 
 BF_API CUresult cuGraphAddNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* dependencies, size_t count,
-                           CUgraphNodeParams* params) {
+                               CUgraphNodeParams* params) {
   BF_ENTER();
   return cuGraphAddNode_v2(out, graph, dependencies, nullptr, count, params);
 }

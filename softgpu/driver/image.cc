@@ -1,5 +1,5 @@
-// Which PTX an image holds. A fatbin contributes its newest PTX that this device may run; the parts of a relocatable build
-// (a version 2 wrapper) are units to be linked; cuLinkComplete's output is units joined by a comment line.
+// Which PTX an image holds. A fatbin contributes its newest PTX that this device may run; the parts of a relocatable
+// build (a version 2 wrapper) are units to be linked; cuLinkComplete's output is units joined by a comment line.
 #include <string_view>
 
 #include "base/log.h"

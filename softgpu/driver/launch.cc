@@ -43,7 +43,9 @@ class Environment final : public ptx::LaunchEnvironment {
   bool fetch_texture(const ptx::TextureRequest& request, uint32_t (&texel)[4]) override {
     return sample_texture(request, texel);
   }
-  bool read_surface(const ptx::SurfaceRequest& request, void* data) override { return access_surface(request, data, false); }
+  bool read_surface(const ptx::SurfaceRequest& request, void* data) override {
+    return access_surface(request, data, false);
+  }
   bool write_surface(const ptx::SurfaceRequest& request, const void* data) override {
     return access_surface(request, const_cast<void*>(data), true);
   }
@@ -128,7 +130,8 @@ int occupancy(const Function& function, uint64_t block_threads, uint64_t dynamic
   uint64_t blocks = std::min<uint64_t>(kBlocksPerMultiprocessor, kThreadsPerMultiprocessor / 32 / warps);
   blocks = std::min<uint64_t>(blocks, kSharedPerMultiprocessor / shared_unit);
   uint64_t registers_per_warp = (uint64_t(info.registers) * 32 + 255) / 256 * 256;
-  if (registers_per_warp) blocks = std::min<uint64_t>(blocks, std::max<uint64_t>(kRegisters / registers_per_warp / warps, 1));
+  if (registers_per_warp)
+    blocks = std::min<uint64_t>(blocks, std::max<uint64_t>(kRegisters / registers_per_warp / warps, 1));
   return int(blocks);
 }
 
@@ -137,7 +140,8 @@ CUresult check_launch(const Function& function, const LaunchShape& shape) {
   const ptx::Dim3 &grid = shape.grid, &block = shape.block;
   if (grid.count() == 0 || block.count() == 0) return CUDA_ERROR_INVALID_VALUE;
   if (grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) return CUDA_ERROR_INVALID_VALUE;
-  if (block.x > 1024 || block.y > 1024 || block.z > 64 || block.count() > kMaxThreadsPerBlock) return CUDA_ERROR_INVALID_VALUE;
+  if (block.x > 1024 || block.y > 1024 || block.z > 64 || block.count() > kMaxThreadsPerBlock)
+    return CUDA_ERROR_INVALID_VALUE;
   if (block.count() > info.max_threads) return CUDA_ERROR_INVALID_VALUE;  // launch bounds: registers never limit here
   const ptx::Dim3& required = info.required_block;
   if (required.x && (required.x != block.x || required.y != block.y || required.z != block.z))
@@ -176,7 +180,8 @@ CUresult pack_arguments(const Function& function, void** parameters, void** extr
   return CUDA_SUCCESS;
 }
 
-CUresult make_kernel_work(FunctionRef function, const LaunchShape& shape, void** parameters, void** extra, KernelWork* work) {
+CUresult make_kernel_work(FunctionRef function, const LaunchShape& shape, void** parameters, void** extra,
+                          KernelWork* work) {
   BF_TRY(check_launch(*function, shape));
   BF_TRY(pack_arguments(*function, parameters, extra, &work->arguments));
   work->grid.grid = shape.grid;
@@ -187,7 +192,8 @@ CUresult make_kernel_work(FunctionRef function, const LaunchShape& shape, void**
   return CUDA_SUCCESS;
 }
 
-// --------------------------------------------------------------------------------------------------------- entry points
+// --------------------------------------------------------------------------------------------------------- entry
+// points
 
 BF_API CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction handle, void** parameters, void** extra) {
   BF_ENTER();
@@ -230,16 +236,17 @@ BF_API CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction handle
   return after ? record_event(stream, after, 0) : CUDA_SUCCESS;
 }
 
-BF_API CUresult cuLaunchKernel(CUfunction f, unsigned int gx, unsigned int gy, unsigned int gz, unsigned int bx, unsigned int by,
-                           unsigned int bz, unsigned int shared, CUstream stream, void** parameters, void** extra) {
+BF_API CUresult cuLaunchKernel(CUfunction f, unsigned int gx, unsigned int gy, unsigned int gz, unsigned int bx,
+                               unsigned int by, unsigned int bz, unsigned int shared, CUstream stream,
+                               void** parameters, void** extra) {
   BF_ENTER();
   CUlaunchConfig config{gx, gy, gz, bx, by, bz, shared, stream, nullptr, 0};
   return cuLaunchKernelEx(&config, f, parameters, extra);
 }
 
-BF_API CUresult cuLaunchCooperativeKernel(CUfunction f, unsigned int gx, unsigned int gy, unsigned int gz, unsigned int bx,
-                                      unsigned int by, unsigned int bz, unsigned int shared, CUstream stream,
-                                      void** parameters) {
+BF_API CUresult cuLaunchCooperativeKernel(CUfunction f, unsigned int gx, unsigned int gy, unsigned int gz,
+                                          unsigned int bx, unsigned int by, unsigned int bz, unsigned int shared,
+                                          CUstream stream, void** parameters) {
   BF_ENTER();
   CUlaunchAttribute cooperative{};
   cooperative.id = CU_LAUNCH_ATTRIBUTE_COOPERATIVE;

@@ -19,6 +19,7 @@ CUresult check_launch(const Function& function, const LaunchShape& shape);
 // Copies the arguments into the layout of the kernel.
 CUresult pack_arguments(const Function& function, void** parameters, void** extra, std::vector<uint8_t>* arguments);
 // All of the above, for launches and graph nodes.
-CUresult make_kernel_work(FunctionRef function, const LaunchShape& shape, void** parameters, void** extra, KernelWork* work);
+CUresult make_kernel_work(FunctionRef function, const LaunchShape& shape, void** parameters, void** extra,
+                          KernelWork* work);
 
 }  // namespace bf::softgpu

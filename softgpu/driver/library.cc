@@ -44,8 +44,9 @@ void drop_library_instances(Context& context) {
   });
 }
 
-BF_API CUresult cuLibraryLoadData(CUlibrary* out, const void* code, CUjit_option* options, void** values, unsigned int count,
-                              CUlibraryOption* library_options, void** library_values, unsigned int library_count) {
+BF_API CUresult cuLibraryLoadData(CUlibrary* out, const void* code, CUjit_option* options, void** values,
+                                  unsigned int count, CUlibraryOption* library_options, void** library_values,
+                                  unsigned int library_count) {
   BF_ENTER();
   if (!out || !code || (library_count && (!library_options || !library_values))) return CUDA_ERROR_INVALID_VALUE;
   JitLog log(count, options, values);
@@ -70,8 +71,9 @@ BF_API CUresult cuLibraryLoadData(CUlibrary* out, const void* code, CUjit_option
   return log.finish(CUDA_SUCCESS, {});
 }
 
-BF_API CUresult cuLibraryLoadFromFile(CUlibrary* out, const char* path, CUjit_option* options, void** values, unsigned int count,
-                                  CUlibraryOption* library_options, void** library_values, unsigned int library_count) {
+BF_API CUresult cuLibraryLoadFromFile(CUlibrary* out, const char* path, CUjit_option* options, void** values,
+                                      unsigned int count, CUlibraryOption* library_options, void** library_values,
+                                      unsigned int library_count) {
   BF_ENTER();
   if (!out || !path) return CUDA_ERROR_INVALID_VALUE;
   std::string bytes;
@@ -95,7 +97,8 @@ BF_API CUresult cuLibraryUnload(CUlibrary handle) {
   }
   for (CUkernel kernel : library->kernels) kernels().remove(kernel);
   for (auto& [name, storage] : library->managed)
-    if (AddressSpace::instance().remove(storage->begin, [](const Allocation&) { return true; })) release_memory(*storage);
+    if (AddressSpace::instance().remove(storage->begin, [](const Allocation&) { return true; }))
+      release_memory(*storage);
   return CUDA_SUCCESS;
 }
 

@@ -32,7 +32,7 @@ BF_API CUresult cuLinkCreate_v2(unsigned int count, CUjit_option* options, void*
 }
 
 BF_API CUresult cuLinkAddData_v2(CUlinkState handle, CUjitInputType type, void* data, size_t bytes, const char*,
-                             unsigned int, CUjit_option*, void**) {
+                                 unsigned int, CUjit_option*, void**) {
   BF_ENTER();
   auto state = links().find(handle);
   if (!state) return CUDA_ERROR_INVALID_HANDLE;
@@ -59,7 +59,7 @@ BF_API CUresult cuLinkAddData_v2(CUlinkState handle, CUjitInputType type, void* 
 }
 
 BF_API CUresult cuLinkAddFile_v2(CUlinkState handle, CUjitInputType type, const char* path, unsigned int count,
-                             CUjit_option* options, void** values) {
+                                 CUjit_option* options, void** values) {
   BF_ENTER();
   if (!path) return CUDA_ERROR_INVALID_VALUE;
   std::string bytes;

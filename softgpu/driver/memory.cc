@@ -33,7 +33,8 @@ BF_API CUresult cuMemAlloc_v2(CUdeviceptr* out, size_t bytes) {
 
 BF_API CUresult cuMemAllocPitch_v2(CUdeviceptr* out, size_t* pitch, size_t width, size_t height, unsigned int element) {
   BF_ENTER();
-  if (!pitch || width == 0 || height == 0 || (element != 4 && element != 8 && element != 16)) return CUDA_ERROR_INVALID_VALUE;
+  if (!pitch || width == 0 || height == 0 || (element != 4 && element != 8 && element != 16))
+    return CUDA_ERROR_INVALID_VALUE;
   size_t row = (width + kGranule - 1) / kGranule * kGranule;
   if (row < width || height > SIZE_MAX / row) return CUDA_ERROR_INVALID_VALUE;
   BF_TRY(allocate(row * height, MemoryKind::kDevice, 0, out));
@@ -90,7 +91,8 @@ BF_API CUresult cuMemGetAddressRange_v2(CUdeviceptr* base, size_t* bytes, CUdevi
   return CUDA_SUCCESS;
 }
 
-// ---------------------------------------------------------------------------------------------------------- host memory
+// ---------------------------------------------------------------------------------------------------------- host
+// memory
 
 BF_API CUresult cuMemHostAlloc(void** out, size_t bytes, unsigned int flags) {
   BF_ENTER();
@@ -192,7 +194,8 @@ BF_API CUresult cuMemHostGetFlags(unsigned int* flags, void* pointer) {
   return CUDA_SUCCESS;
 }
 
-// ---------------------------------------------------------------------------------------------------- pointer attributes
+// ---------------------------------------------------------------------------------------------------- pointer
+// attributes
 
 namespace {
 
@@ -250,8 +253,8 @@ CUresult pointer_attribute(void* data, CUpointer_attribute attribute, CUdevicept
     case CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES:
       return put<uint64_t>(data, range->physical ? CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR : 0);
     case CU_POINTER_ATTRIBUTE_ACCESS_FLAGS:
-      return put<uint32_t>(data, range->writable ? CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READWRITE
-                                                 : CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READ);
+      return put<uint32_t>(
+          data, range->writable ? CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READWRITE : CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READ);
     case CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE:
       return put(data, range->pool ? range->pool->handle : nullptr);
     case CU_POINTER_ATTRIBUTE_MAPPING_SIZE:
@@ -297,7 +300,8 @@ BF_API CUresult cuPointerGetAttribute(void* data, CUpointer_attribute attribute,
 }
 
 // The plural form never fails for a pointer that CUDA does not know: it answers zeros.
-BF_API CUresult cuPointerGetAttributes(unsigned int count, CUpointer_attribute* attributes, void** data, CUdeviceptr address) {
+BF_API CUresult cuPointerGetAttributes(unsigned int count, CUpointer_attribute* attributes, void** data,
+                                       CUdeviceptr address) {
   BF_ENTER();
   if (count == 0 || !attributes || !data) return CUDA_ERROR_INVALID_VALUE;
   for (unsigned i = 0; i < count; i++) {
@@ -318,7 +322,8 @@ BF_API CUresult cuPointerSetAttribute(const void* value, CUpointer_attribute att
   return CUDA_SUCCESS;
 }
 
-// ---------------------------------------------------------------------------------------------- hints for managed memory
+// ---------------------------------------------------------------------------------------------- hints for managed
+// memory
 
 namespace {
 
@@ -339,7 +344,8 @@ CUresult check_location(const CUmemLocation& location) {
 
 }  // namespace
 
-BF_API CUresult cuMemPrefetchAsync_v2(CUdeviceptr address, size_t count, CUmemLocation location, unsigned int flags, CUstream s) {
+BF_API CUresult cuMemPrefetchAsync_v2(CUdeviceptr address, size_t count, CUmemLocation location, unsigned int flags,
+                                      CUstream s) {
   BF_ENTER();
   StreamRef stream;
   BF_TRY(find_stream(s, &stream));
@@ -357,11 +363,12 @@ BF_API CUresult cuMemPrefetchAsync(CUdeviceptr address, size_t count, CUdevice d
 }
 
 BF_API CUresult cuMemPrefetchBatchAsync(CUdeviceptr* addresses, size_t* sizes, size_t count, CUmemLocation* locations,
-                                    size_t* indices, size_t location_count, unsigned long long flags, CUstream s) {
+                                        size_t* indices, size_t location_count, unsigned long long flags, CUstream s) {
   BF_ENTER();
   StreamRef stream;
   BF_TRY(find_stream(s, &stream));
-  if (!addresses || !sizes || !locations || !indices || !count || !location_count || flags) return CUDA_ERROR_INVALID_VALUE;
+  if (!addresses || !sizes || !locations || !indices || !count || !location_count || flags)
+    return CUDA_ERROR_INVALID_VALUE;
   for (size_t i = 0; i < location_count; i++) BF_TRY(check_location(locations[i]));
   for (size_t i = 0; i < count; i++) BF_TRY(check_managed(addresses[i], sizes[i]));
   return CUDA_SUCCESS;
@@ -369,7 +376,8 @@ BF_API CUresult cuMemPrefetchBatchAsync(CUdeviceptr* addresses, size_t* sizes, s
 
 BF_API CUresult cuMemAdvise_v2(CUdeviceptr address, size_t count, CUmem_advise advice, CUmemLocation location) {
   BF_ENTER();
-  if (advice < CU_MEM_ADVISE_SET_READ_MOSTLY || advice > CU_MEM_ADVISE_UNSET_ACCESSED_BY) return CUDA_ERROR_INVALID_VALUE;
+  if (advice < CU_MEM_ADVISE_SET_READ_MOSTLY || advice > CU_MEM_ADVISE_UNSET_ACCESSED_BY)
+    return CUDA_ERROR_INVALID_VALUE;
   bool located = advice == CU_MEM_ADVISE_SET_PREFERRED_LOCATION || advice == CU_MEM_ADVISE_SET_ACCESSED_BY ||
                  advice == CU_MEM_ADVISE_UNSET_ACCESSED_BY;
   if (located) BF_TRY(check_location(location));
@@ -385,7 +393,7 @@ BF_API CUresult cuMemAdvise(CUdeviceptr address, size_t count, CUmem_advise advi
 }
 
 BF_API CUresult cuMemRangeGetAttribute(void* data, size_t bytes, CUmem_range_attribute attribute, CUdeviceptr address,
-                                   size_t count) {
+                                       size_t count) {
   BF_ENTER();
   if (!data || bytes == 0) return CUDA_ERROR_INVALID_VALUE;
   BF_TRY(check_managed(address, count));
@@ -405,8 +413,8 @@ BF_API CUresult cuMemRangeGetAttribute(void* data, size_t bytes, CUmem_range_att
   return CUDA_SUCCESS;
 }
 
-BF_API CUresult cuMemRangeGetAttributes(void** data, size_t* bytes, CUmem_range_attribute* attributes, size_t attribute_count,
-                                    CUdeviceptr address, size_t count) {
+BF_API CUresult cuMemRangeGetAttributes(void** data, size_t* bytes, CUmem_range_attribute* attributes,
+                                        size_t attribute_count, CUdeviceptr address, size_t count) {
   BF_ENTER();
   if (!data || !bytes || !attributes) return CUDA_ERROR_INVALID_VALUE;
   for (size_t i = 0; i < attribute_count; i++)

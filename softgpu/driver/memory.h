@@ -1,6 +1,6 @@
 // Device memory and the address space. Every device owns one reserved range of addresses, handed out in blocks of 2 MiB
-// as a GPU does: allocations of 1 MiB and more take whole blocks, smaller ones are packed into shared blocks. The device's
-// memory is charged by the block. Fresh memory reads as zeros.
+// as a GPU does: allocations of 1 MiB and more take whole blocks, smaller ones are packed into shared blocks. The
+// device's memory is charged by the block. Fresh memory reads as zeros.
 #pragma once
 
 #include <cstdint>
@@ -43,8 +43,8 @@ class DeviceMemory {
   const uint64_t limit_blocks_;  // fault injection: nothing past this many
   uint64_t used_blocks_ = 0;
   uint64_t base_ = 0, span_ = 0;
-  std::map<uint64_t, uint64_t> free_ranges_;            // address -> bytes, coalesced
-  std::map<uint64_t, uint64_t> small_free_;             // free pieces inside shared blocks, coalesced within their block
+  std::map<uint64_t, uint64_t> free_ranges_;  // address -> bytes, coalesced
+  std::map<uint64_t, uint64_t> small_free_;   // free pieces inside shared blocks, coalesced within their block
   std::unordered_map<uint64_t, uint64_t> allocations_;  // address -> bytes, rounded
 };
 
@@ -66,8 +66,8 @@ struct Allocation {
   uint64_t buffer_id = 0;
   std::shared_ptr<MemoryPool> pool;
   std::shared_ptr<PhysicalMemory> physical;
-  bool visible = true;   // kernels may reach it
-  bool writable = true;  // kernels may write it
+  bool visible = true;       // kernels may reach it
+  bool writable = true;      // kernels may write it
   bool graph_owned = false;  // lives as long as a graph: frees do not end it
   std::atomic<bool> sync_memops{false};
   std::atomic<bool> gone{false};     // it left the address space

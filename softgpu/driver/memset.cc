@@ -22,7 +22,8 @@ CUresult check_memset(const CUDA_MEMSET_NODE_PARAMS& params) {
 
 namespace {
 
-CUresult submit(CUstream handle, CUdeviceptr to, size_t pitch, unsigned value, unsigned element, size_t width, size_t height) {
+CUresult submit(CUstream handle, CUdeviceptr to, size_t pitch, unsigned value, unsigned element, size_t width,
+                size_t height) {
   StreamRef stream;
   BF_TRY(find_stream(handle, &stream));
   MemsetWork work{{to, height > 1 ? pitch : width * element, value, element, width, height}};
@@ -57,7 +58,7 @@ BF_API CUresult cuMemsetD2D8_v2(CUdeviceptr to, size_t pitch, unsigned char valu
   return submit_now(to, pitch, value, 1, width, height);
 }
 BF_API CUresult cuMemsetD2D8Async(CUdeviceptr to, size_t pitch, unsigned char value, size_t width, size_t height,
-                                         CUstream stream) {
+                                  CUstream stream) {
   BF_ENTER();
   return submit(stream, to, pitch, value, 1, width, height);
 }
@@ -75,7 +76,7 @@ BF_API CUresult cuMemsetD2D16_v2(CUdeviceptr to, size_t pitch, unsigned short va
   return submit_now(to, pitch, value, 2, width, height);
 }
 BF_API CUresult cuMemsetD2D16Async(CUdeviceptr to, size_t pitch, unsigned short value, size_t width, size_t height,
-                                         CUstream stream) {
+                                   CUstream stream) {
   BF_ENTER();
   return submit(stream, to, pitch, value, 2, width, height);
 }
@@ -93,7 +94,7 @@ BF_API CUresult cuMemsetD2D32_v2(CUdeviceptr to, size_t pitch, unsigned int valu
   return submit_now(to, pitch, value, 4, width, height);
 }
 BF_API CUresult cuMemsetD2D32Async(CUdeviceptr to, size_t pitch, unsigned int value, size_t width, size_t height,
-                                         CUstream stream) {
+                                   CUstream stream) {
   BF_ENTER();
   return submit(stream, to, pitch, value, 4, width, height);
 }

@@ -70,7 +70,8 @@ CUresult compile(const std::vector<std::string>& units, std::shared_ptr<ptx::Mod
   return CUDA_SUCCESS;
 }
 
-CUresult instantiate(const ContextRef& context, std::shared_ptr<ptx::Module> program, Library* library, ModuleRef* out) {
+CUresult instantiate(const ContextRef& context, std::shared_ptr<ptx::Module> program, Library* library,
+                     ModuleRef* out) {
   auto module = std::make_shared<Module>();
   module->context = context;
   module->program = program;
@@ -107,7 +108,8 @@ CUresult instantiate(const ContextRef& context, std::shared_ptr<ptx::Module> pro
     function->info = &info;
     if (library) {
       function->kernel = library->kernels[info.index];
-      if (auto kernel = kernels().find(function->kernel)) function->settings = kernel->settings[context->device->ordinal];
+      if (auto kernel = kernels().find(function->kernel))
+        function->settings = kernel->settings[context->device->ordinal];
     }
     if (!function->settings) {
       function->settings = std::make_shared<FunctionSettings>();
@@ -123,8 +125,11 @@ void drop_module(Module& module) {
   for (CUfunction function : module.functions) functions().remove(function);
   for (size_t i = 0; i < module.addresses.size(); i++) {
     if (module.library && module.program->variables()[i].managed) continue;  // the library's
-    auto variable = [](const Allocation& a) { return a.kind == MemoryKind::kVariable || a.kind == MemoryKind::kManaged; };
-    if (AllocationRef storage = AddressSpace::instance().remove(module.addresses[i], variable)) release_memory(*storage);
+    auto variable = [](const Allocation& a) {
+      return a.kind == MemoryKind::kVariable || a.kind == MemoryKind::kManaged;
+    };
+    if (AllocationRef storage = AddressSpace::instance().remove(module.addresses[i], variable))
+      release_memory(*storage);
   }
 }
 
@@ -148,9 +153,11 @@ CUresult read_file(const char* path, std::string* bytes) {
   return failed ? CUDA_ERROR_FILE_NOT_FOUND : CUDA_SUCCESS;
 }
 
-// --------------------------------------------------------------------------------------------------------- entry points
+// --------------------------------------------------------------------------------------------------------- entry
+// points
 
-BF_API CUresult cuModuleLoadDataEx(CUmodule* out, const void* image, unsigned int count, CUjit_option* options, void** values) {
+BF_API CUresult cuModuleLoadDataEx(CUmodule* out, const void* image, unsigned int count, CUjit_option* options,
+                                   void** values) {
   BF_ENTER();
   if (!out || !image) return CUDA_ERROR_INVALID_VALUE;
   ContextRef context;
@@ -253,7 +260,8 @@ BF_API CUresult cuModuleGetGlobal_v2(CUdeviceptr* address, size_t* bytes, CUmodu
   return CUDA_SUCCESS;
 }
 
-// ------------------------------------------------------------------------------------------------------------ functions
+// ------------------------------------------------------------------------------------------------------------
+// functions
 
 CUresult find_function(CUfunction handle, const ContextRef& context, FunctionRef* out) {
   if (kind_of_handle(uint64_t(handle)) != ObjectKind::kKernel) {
@@ -276,8 +284,8 @@ CUresult find_function(CUfunction handle, FunctionRef* out) {
   return find_function(handle, context, out);
 }
 
-CUresult function_attribute(const ptx::KernelInfo& info, const FunctionSettings& settings, CUfunction_attribute attribute,
-                            int* value) {
+CUresult function_attribute(const ptx::KernelInfo& info, const FunctionSettings& settings,
+                            CUfunction_attribute attribute, int* value) {
   if (!value) return CUDA_ERROR_INVALID_VALUE;
   switch (attribute) {
     case CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK:
@@ -331,7 +339,8 @@ CUresult set_function_attribute(const ptx::KernelInfo& info, FunctionSettings& s
                                 int value) {
   switch (attribute) {
     case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
-      if (value < 0 || value + int64_t(info.static_shared_bytes) > kSharedPerBlockOptin) return CUDA_ERROR_INVALID_VALUE;
+      if (value < 0 || value + int64_t(info.static_shared_bytes) > kSharedPerBlockOptin)
+        return CUDA_ERROR_INVALID_VALUE;
       settings.max_dynamic_shared = value;
       return CUDA_SUCCESS;
     case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:

@@ -1,5 +1,6 @@
 // Code: modules (one program in one context), libraries (one program, instantiated in a context when first used there),
-// their functions and kernels. A CUkernel is accepted wherever a CUfunction is: it means the function of the current context.
+// their functions and kernels. A CUkernel is accepted wherever a CUfunction is: it means the function of the current
+// context.
 #pragma once
 
 #include <array>
@@ -16,7 +17,8 @@
 
 namespace bf::softgpu {
 
-// What cuFuncSetAttribute and cuKernelSetAttribute can change. Kernels hold one set per device, shared with their functions.
+// What cuFuncSetAttribute and cuKernelSetAttribute can change. Kernels hold one set per device, shared with their
+// functions.
 struct FunctionSettings {
   std::atomic<int> max_dynamic_shared;
   std::atomic<int> carveout{-1};
@@ -39,9 +41,9 @@ struct Module {
   ContextRef context;
   std::shared_ptr<ptx::Module> program;
   std::shared_ptr<ptx::Image> image;
-  std::vector<uint64_t> addresses;           // of program->variables()
-  std::vector<CUfunction> functions;         // of program->kernels(); made with the module, ends with it
-  CUlibrary library = nullptr;               // it is an instance of
+  std::vector<uint64_t> addresses;    // of program->variables()
+  std::vector<CUfunction> functions;  // of program->kernels(); made with the module, ends with it
+  CUlibrary library = nullptr;        // it is an instance of
 };
 using ModuleRef = std::shared_ptr<Module>;
 
@@ -57,8 +59,8 @@ struct Library {
   std::shared_ptr<ptx::Module> program;
   std::vector<CUkernel> kernels;  // of program->kernels()
   std::mutex mutex;
-  std::map<uint64_t, ModuleRef> instances;        // by context id
-  std::map<std::string, AllocationRef> managed;   // managed variables: one storage for all contexts
+  std::map<uint64_t, ModuleRef> instances;       // by context id
+  std::map<std::string, AllocationRef> managed;  // managed variables: one storage for all contexts
 };
 
 using ModuleRegistry = Registry<CUmodule, Module, ObjectKind::kModule>;
@@ -94,8 +96,10 @@ class JitLog {
 
 // Parses units; CUDA_ERROR_INVALID_PTX with the engine's message otherwise.
 CUresult compile(const std::vector<std::string>& units, std::shared_ptr<ptx::Module>* program, std::string* message);
-CUresult load_module(const ContextRef& context, const void* image, FatbinForm form, ModuleRef* module, std::string* message);
-CUresult instantiate(const ContextRef& context, std::shared_ptr<ptx::Module> program, Library* library, ModuleRef* module);
+CUresult load_module(const ContextRef& context, const void* image, FatbinForm form, ModuleRef* module,
+                     std::string* message);
+CUresult instantiate(const ContextRef& context, std::shared_ptr<ptx::Module> program, Library* library,
+                     ModuleRef* module);
 // Ends a module: its functions and its variables. The caller has taken it from the registry and synchronised.
 void drop_module(Module& module);
 void drop_library_instances(Context& context);
@@ -105,8 +109,8 @@ CUresult read_file(const char* path, std::string* bytes);
 CUresult find_function(CUfunction handle, const ContextRef& context, FunctionRef* function);
 // The same in the current context, which must be usable.
 CUresult find_function(CUfunction handle, FunctionRef* function);
-CUresult function_attribute(const ptx::KernelInfo& info, const FunctionSettings& settings, CUfunction_attribute attribute,
-                            int* value);
+CUresult function_attribute(const ptx::KernelInfo& info, const FunctionSettings& settings,
+                            CUfunction_attribute attribute, int* value);
 CUresult set_function_attribute(const ptx::KernelInfo& info, FunctionSettings& settings, CUfunction_attribute attribute,
                                 int value);
 

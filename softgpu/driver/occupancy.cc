@@ -6,7 +6,7 @@
 namespace bf::softgpu {
 
 BF_API CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, CUfunction handle, int block_size,
-                                                                 size_t dynamic_shared, unsigned int flags) {
+                                                                     size_t dynamic_shared, unsigned int flags) {
   BF_ENTER();
   if (!blocks || block_size <= 0 || flags > CU_OCCUPANCY_DISABLE_CACHING_OVERRIDE) return CUDA_ERROR_INVALID_VALUE;
   FunctionRef function;
@@ -16,14 +16,14 @@ BF_API CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks
 }
 
 BF_API CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, CUfunction handle, int block_size,
-                                                        size_t dynamic_shared) {
+                                                            size_t dynamic_shared) {
   BF_ENTER();
   return cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, handle, block_size, dynamic_shared, 0);
 }
 
 BF_API CUresult cuOccupancyMaxPotentialBlockSizeWithFlags(int* grid_size, int* block_size, CUfunction handle,
-                                                      CUoccupancyB2DSize shared_of, size_t dynamic_shared, int limit,
-                                                      unsigned int flags) {
+                                                          CUoccupancyB2DSize shared_of, size_t dynamic_shared,
+                                                          int limit, unsigned int flags) {
   BF_ENTER();
   if (!grid_size || !block_size || limit < 0 || flags > CU_OCCUPANCY_DISABLE_CACHING_OVERRIDE)
     return CUDA_ERROR_INVALID_VALUE;
@@ -47,8 +47,8 @@ BF_API CUresult cuOccupancyMaxPotentialBlockSizeWithFlags(int* grid_size, int* b
   return CUDA_SUCCESS;
 }
 
-BF_API CUresult cuOccupancyMaxPotentialBlockSize(int* grid_size, int* block_size, CUfunction handle, CUoccupancyB2DSize shared_of,
-                                             size_t dynamic_shared, int limit) {
+BF_API CUresult cuOccupancyMaxPotentialBlockSize(int* grid_size, int* block_size, CUfunction handle,
+                                                 CUoccupancyB2DSize shared_of, size_t dynamic_shared, int limit) {
   BF_ENTER();
   return cuOccupancyMaxPotentialBlockSizeWithFlags(grid_size, block_size, handle, shared_of, dynamic_shared, limit, 0);
 }

@@ -47,7 +47,8 @@ void forget_pool_bytes(const Allocation& allocation) {
 }
 
 void run_free(CUdeviceptr address) {
-  AllocationRef allocation = AddressSpace::instance().remove(address, [](const Allocation& a) { return !a.graph_owned; });
+  AllocationRef allocation =
+      AddressSpace::instance().remove(address, [](const Allocation& a) { return !a.graph_owned; });
   if (!allocation) return;
   forget_pool_bytes(*allocation);
   release_memory(*allocation);

@@ -1,5 +1,5 @@
-// Stream-ordered allocation. An address is given out at the call; the bytes return to the device when the stream reaches
-// the free. Pools only count: memory that is free in one is free for all.
+// Stream-ordered allocation. An address is given out at the call; the bytes return to the device when the stream
+// reaches the free. Pools only count: memory that is free in one is free for all.
 #pragma once
 
 #include <atomic>

@@ -1,6 +1,6 @@
-// Handles are numbers, never addresses: kind in bits 40.., a counter below. They are never reused, so a stale, foreign or
-// invented handle is always recognised. A lookup returns shared ownership: an object that another thread destroys stays
-// alive until its last user is done.
+// Handles are numbers, never addresses: kind in bits 40.., a counter below. They are never reused, so a stale, foreign
+// or invented handle is always recognised. A lookup returns shared ownership: an object that another thread destroys
+// stays alive until its last user is done.
 #pragma once
 
 #include <cstdint>

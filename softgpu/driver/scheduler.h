@@ -1,8 +1,8 @@
 // Asynchronous execution. All work that streams, graphs and events queue becomes *operations* in one graph of
-// dependencies: an operation starts when all operations before it have ended. Streams are nothing but "the last operation
-// so far", an event is "the operation that recorded it", the legacy default stream is an operation that follows the tails
-// of all blocking streams. Threads are made when an operation is ready and none is idle, so an operation that blocks (a host
-// function, a wait for a value in memory) never keeps another from running.
+// dependencies: an operation starts when all operations before it have ended. Streams are nothing but "the last
+// operation so far", an event is "the operation that recorded it", the legacy default stream is an operation that
+// follows the tails of all blocking streams. Threads are made when an operation is ready and none is idle, so an
+// operation that blocks (a host function, a wait for a value in memory) never keeps another from running.
 #pragma once
 
 #include <atomic>
@@ -42,8 +42,8 @@ class Scheduler {
   static Scheduler& instance();
   // Queues `work` behind `after` (null entries are ignored). `work` may be empty: a mere join.
   OperationRef submit(std::function<void()> work, std::span<const OperationRef> after);
-  // The same in two steps, for callers that run the work on their own thread: prepare() queues it, run() blocks until it
-  // may start, runs it and ends it. Every prepared operation must be run.
+  // The same in two steps, for callers that run the work on their own thread: prepare() queues it, run() blocks until
+  // it may start, runs it and ends it. Every prepared operation must be run.
   OperationRef prepare(std::span<const OperationRef> after);
   void run(const OperationRef& operation, const std::function<void()>& work);
 

@@ -95,7 +95,8 @@ CUresult find_stream(CUstream handle, StreamRef* stream) {
   return *stream ? CUDA_SUCCESS : CUDA_ERROR_CONTEXT_IS_DESTROYED;
 }
 
-// The legacy stream follows every blocking stream; every blocking stream follows the legacy stream. context->mutex is held.
+// The legacy stream follows every blocking stream; every blocking stream follows the legacy stream. context->mutex is
+// held.
 std::vector<OperationRef> stream_predecessors(Stream& stream) {
   std::vector<OperationRef> before;
   auto add = [&](Stream& other) {
@@ -140,7 +141,8 @@ CUresult enqueue(const StreamRef& stream, Work work, Delivery delivery) {
   return context.fault;
 }
 
-// --------------------------------------------------------------------------------------------------------- entry points
+// --------------------------------------------------------------------------------------------------------- entry
+// points
 
 BF_API CUresult cuStreamCreateWithPriority(CUstream* phStream, unsigned int flags, int priority) {
   BF_ENTER();
@@ -339,7 +341,7 @@ BF_API CUresult cuStreamAddCallback(CUstream handle, CUstreamCallback callback, 
 // ------------------------------------------------------------------------------------------------- values in memory
 
 BF_API CUresult cuStreamBatchMemOp_v2(CUstream handle, unsigned int count, CUstreamBatchMemOpParams* operations,
-                                  unsigned int flags) {
+                                      unsigned int flags) {
   BF_ENTER();
   StreamRef stream;
   BF_TRY(find_stream(handle, &stream));

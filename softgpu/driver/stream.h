@@ -55,8 +55,8 @@ CUresult default_stream(StreamRef* stream);
 // How a queued piece of work meets its caller.
 enum class Delivery { kAsync, kWait };
 
-// Queues work at the end of a stream, or captures it when the stream captures. kWait returns after it ran, with the fault
-// of the context if there is one, and is refused in a capture.
+// Queues work at the end of a stream, or captures it when the stream captures. kWait returns after it ran, with the
+// fault of the context if there is one, and is refused in a capture.
 CUresult enqueue(const StreamRef& stream, Work work, Delivery delivery = Delivery::kAsync);
 // Queues behind the stream's tail and `extra`; never captures. The operation becomes the stream's tail.
 OperationRef append(Stream& stream, std::function<void()> function, std::span<const OperationRef> extra = {});

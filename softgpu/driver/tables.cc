@@ -65,8 +65,10 @@ constexpr abi::DriverHooks kHooks = {
     .device_identity = identity,
     .load_module = [](CUmodule* module, const void* fatbin) noexcept { return cuModuleLoadData(module, fatbin); },
     .function_count = [](unsigned* count, CUmodule module) noexcept { return cuModuleGetFunctionCount(count, module); },
-    .enumerate_functions = [](CUfunction* functions, unsigned count,
-                              CUmodule module) noexcept { return cuModuleEnumerateFunctions(functions, count, module); },
+    .enumerate_functions =
+        [](CUfunction* functions, unsigned count, CUmodule module) noexcept {
+          return cuModuleEnumerateFunctions(functions, count, module);
+        },
     .function_name = [](const char** name, CUfunction function) noexcept { return cuFuncGetName(name, function); },
 };
 
@@ -78,7 +80,7 @@ BF_API CUresult cuGetExportTable(const void** table, const CUuuid* id) {
 }
 
 BF_API CUresult cuGetProcAddress_v2(const char* symbol, void** pfn, int version, cuuint64_t flags,
-                                        CUdriverProcAddressQueryResult* status) {
+                                    CUdriverProcAddressQueryResult* status) {
   return abi::proc_address_v2(symbol, pfn, version, flags, status, kDriverVersion);
 }
 

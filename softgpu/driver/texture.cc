@@ -1,5 +1,5 @@
-// Sampling after the CUDA programming guide's appendix "Texture Fetching": linear filtering uses 9-bit fixed point weights
-// with 8 bits of fraction, integers are normalised unless read as integers.
+// Sampling after the CUDA programming guide's appendix "Texture Fetching": linear filtering uses 9-bit fixed point
+// weights with 8 bits of fraction, integers are normalised unless read as integers.
 #include "softgpu/driver/texture.h"
 
 #include <cmath>
@@ -44,8 +44,14 @@ SurfaceRegistry& surfaces() {
 }
 
 Volume volume_of(const Array& array) {
-  Volume volume{array.base, array.descriptor.Width, array.rows(), array.slices(), array.pitch(), 0,
-                array.descriptor.Format, array.descriptor.NumChannels};
+  Volume volume{array.base,
+                array.descriptor.Width,
+                array.rows(),
+                array.slices(),
+                array.pitch(),
+                0,
+                array.descriptor.Format,
+                array.descriptor.NumChannels};
   volume.slice = volume.pitch * volume.height;
   return volume;
 }
@@ -71,16 +77,18 @@ CUresult resolve(const CUDA_RESOURCE_DESC& resource, Texture* texture) {
     case CU_RESOURCE_TYPE_LINEAR: {
       const auto& linear = resource.res.linear;
       Volume volume{linear.devPtr, 0, 1, 1, linear.sizeInBytes, linear.sizeInBytes, linear.format, linear.numChannels};
-      if (!format_bytes(linear.format) || !linear.numChannels || linear.numChannels > 4) return CUDA_ERROR_INVALID_VALUE;
+      if (!format_bytes(linear.format) || !linear.numChannels || linear.numChannels > 4)
+        return CUDA_ERROR_INVALID_VALUE;
       volume.width = linear.sizeInBytes / volume.texel_bytes();
       texture->levels.push_back(volume);
       break;
     }
     case CU_RESOURCE_TYPE_PITCH2D: {
       const auto& pitched = resource.res.pitch2D;
-      if (!format_bytes(pitched.format) || !pitched.numChannels || pitched.numChannels > 4) return CUDA_ERROR_INVALID_VALUE;
-      Volume volume{pitched.devPtr, pitched.width, pitched.height, 1, pitched.pitchInBytes, 0, pitched.format,
-                    pitched.numChannels};
+      if (!format_bytes(pitched.format) || !pitched.numChannels || pitched.numChannels > 4)
+        return CUDA_ERROR_INVALID_VALUE;
+      Volume volume{pitched.devPtr, pitched.width,      pitched.height, 1, pitched.pitchInBytes, 0,
+                    pitched.format, pitched.numChannels};
       if (volume.pitch % 32 || volume.width * volume.texel_bytes() > volume.pitch) return CUDA_ERROR_INVALID_VALUE;
       texture->levels.push_back(volume);
       break;
@@ -90,7 +98,8 @@ CUresult resolve(const CUDA_RESOURCE_DESC& resource, Texture* texture) {
   }
   const Volume& volume = texture->levels[0];
   const AllocationRef& memory = texture->memory = AddressSpace::instance().find(volume.base);
-  bool inside = memory && volume.base + volume.pitch * (volume.height - 1) + volume.width * volume.texel_bytes() <= memory->end();
+  bool inside =
+      memory && volume.base + volume.pitch * (volume.height - 1) + volume.width * volume.texel_bytes() <= memory->end();
   return inside && volume.width && volume.height ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
@@ -161,7 +170,8 @@ class Sampler {
     if (request_.integer_coordinates || linear_resource_) {
       int64_t index[3];
       for (int axis = 0; axis < 3; axis++)
-        index[axis] = request_.integer_coordinates ? request_.index[axis] : int64_t(std::floor(request_.coordinate[axis]));
+        index[axis] =
+            request_.integer_coordinates ? request_.index[axis] : int64_t(std::floor(request_.coordinate[axis]));
       result = at(index[0], dimensions_ > 1 ? index[1] : 0, dimensions_ > 2 ? index[2] : 0);
     } else if (request_.op == ptx::TextureOp::kGather) {
       return gather(out);
@@ -284,7 +294,8 @@ bool sample_texture(const ptx::TextureRequest& request, uint32_t (&texel)[4]) {
   if (request.op == ptx::TextureOp::kFetchLevel && texture->levels.size() > 1) {
     const CUDA_TEXTURE_DESC& d = texture->description;
     float wanted = request.level;
-    if (!request.integer_coordinates) wanted = std::clamp(wanted + d.mipmapLevelBias, d.minMipmapLevelClamp, d.maxMipmapLevelClamp);
+    if (!request.integer_coordinates)
+      wanted = std::clamp(wanted + d.mipmapLevelBias, d.minMipmapLevelClamp, d.maxMipmapLevelClamp);
     level = size_t(std::clamp(std::nearbyint(wanted), 0.0f, float(texture->levels.size() - 1)));
   }
   Sampler(*texture, texture->levels[level], request).sample(texel);
@@ -301,7 +312,8 @@ bool access_surface(const ptx::SurfaceRequest& request, void* data, bool write) 
   int64_t row = int64_t(volume.width) * volume.texel_bytes();
   int64_t x = request.x_bytes, y = flat ? 0 : request.y;
   int64_t z = layered ? int64_t(request.layer) : request.geometry == Geometry::k3D ? request.z : 0;
-  bool inside = x >= 0 && x + request.bytes <= row && y >= 0 && y < int64_t(volume.height) && z >= 0 && z < int64_t(volume.depth);
+  bool inside =
+      x >= 0 && x + request.bytes <= row && y >= 0 && y < int64_t(volume.height) && z >= 0 && z < int64_t(volume.depth);
   if (!inside) {
     if (request.clamp == ptx::SurfaceClamp::kTrap) return false;
     if (request.clamp == ptx::SurfaceClamp::kZero) {
@@ -328,10 +340,11 @@ uint32_t texture_extent(uint64_t object, int axis) {
   return uint32_t(axis == 0 ? volume.width : axis == 1 ? volume.height : volume.depth);
 }
 
-// --------------------------------------------------------------------------------------------------------- entry points
+// --------------------------------------------------------------------------------------------------------- entry
+// points
 
-BF_API CUresult cuTexObjectCreate(CUtexObject* out, const CUDA_RESOURCE_DESC* resource, const CUDA_TEXTURE_DESC* description,
-                              const CUDA_RESOURCE_VIEW_DESC* view) {
+BF_API CUresult cuTexObjectCreate(CUtexObject* out, const CUDA_RESOURCE_DESC* resource,
+                                  const CUDA_TEXTURE_DESC* description, const CUDA_RESOURCE_VIEW_DESC* view) {
   BF_ENTER();
   if (!out || !resource || !description) return CUDA_ERROR_INVALID_VALUE;
   ContextRef context;

@@ -53,7 +53,7 @@ CUresult check_properties(const CUmemAllocationProp& p) {
 }  // namespace
 
 BF_API CUresult cuMemGetAllocationGranularity(size_t* granularity, const CUmemAllocationProp* p,
-                                          CUmemAllocationGranularity_flags option) {
+                                              CUmemAllocationGranularity_flags option) {
   BF_ENTER();
   if (!granularity || !p || unsigned(option) > CU_MEM_ALLOC_GRANULARITY_RECOMMENDED) return CUDA_ERROR_INVALID_VALUE;
   BF_TRY(check_properties(*p));
@@ -62,7 +62,7 @@ BF_API CUresult cuMemGetAllocationGranularity(size_t* granularity, const CUmemAl
 }
 
 BF_API CUresult cuMemAddressReserve(CUdeviceptr* out, size_t bytes, size_t alignment, CUdeviceptr wanted,
-                                unsigned long long flags) {
+                                    unsigned long long flags) {
   BF_ENTER();
   if (!out || !whole_blocks(bytes) || flags || (alignment & (alignment - 1))) return CUDA_ERROR_INVALID_VALUE;
   if (alignment < kBlockBytes) alignment = kBlockBytes;
@@ -93,7 +93,7 @@ BF_API CUresult cuMemAddressFree(CUdeviceptr address, size_t bytes) {
 }
 
 BF_API CUresult cuMemCreate(CUmemGenericAllocationHandle* out, size_t bytes, const CUmemAllocationProp* p,
-                        unsigned long long flags) {
+                            unsigned long long flags) {
   BF_ENTER();
   if (!out || !p || flags || !whole_blocks(bytes)) return CUDA_ERROR_INVALID_VALUE;
   BF_TRY(check_properties(*p));
@@ -115,10 +115,11 @@ BF_API CUresult cuMemRelease(CUmemGenericAllocationHandle handle) {
 }
 
 BF_API CUresult cuMemMap(CUdeviceptr address, size_t bytes, size_t offset, CUmemGenericAllocationHandle handle,
-                     unsigned long long flags) {
+                         unsigned long long flags) {
   BF_ENTER();
   auto memory = physical_memory().find(handle);
-  if (!memory || flags || !whole_blocks(bytes) || offset % kBlockBytes || address % kBlockBytes) return CUDA_ERROR_INVALID_VALUE;
+  if (!memory || flags || !whole_blocks(bytes) || offset % kBlockBytes || address % kBlockBytes)
+    return CUDA_ERROR_INVALID_VALUE;
   if (offset > memory->bytes || bytes > memory->bytes - offset) return CUDA_ERROR_INVALID_VALUE;
   if (!inside_reservation(address, bytes)) return CUDA_ERROR_INVALID_VALUE;
   auto range = std::make_shared<Allocation>();
@@ -208,8 +209,8 @@ BF_API CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle* out, v
   return CUDA_SUCCESS;
 }
 
-BF_API CUresult cuMemExportToShareableHandle(void* out, CUmemGenericAllocationHandle handle, CUmemAllocationHandleType type,
-                                         unsigned long long flags) {
+BF_API CUresult cuMemExportToShareableHandle(void* out, CUmemGenericAllocationHandle handle,
+                                             CUmemAllocationHandleType type, unsigned long long flags) {
   BF_ENTER();
   auto memory = physical_memory().find(handle);
   if (!out || !memory || flags) return CUDA_ERROR_INVALID_VALUE;
@@ -221,7 +222,8 @@ BF_API CUresult cuMemExportToShareableHandle(void* out, CUmemGenericAllocationHa
   return CUDA_SUCCESS;
 }
 
-BF_API CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* out, void* os_handle, CUmemAllocationHandleType type) {
+BF_API CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* out, void* os_handle,
+                                               CUmemAllocationHandleType type) {
   BF_ENTER();
   if (!out || type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return CUDA_ERROR_INVALID_VALUE;
   auto memory = std::make_shared<PhysicalMemory>();

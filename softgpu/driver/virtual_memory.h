@@ -1,4 +1,5 @@
-// Virtual memory management: physical memory is a memfd, so that it can be mapped anywhere, several times, and exported.
+// Virtual memory management: physical memory is a memfd, so that it can be mapped anywhere, several times, and
+// exported.
 #pragma once
 
 #include "base/fd.h"

@@ -37,7 +37,7 @@ struct CopySide {
 struct CopyWork {
   CopySide source, destination;
   size_t width_bytes = 0, height = 1, depth = 1;
-  CUDA_MEMCPY3D description{};  // as the program said it, for graph nodes
+  CUDA_MEMCPY3D description{};                   // as the program said it, for graph nodes
   std::shared_ptr<std::vector<uint8_t>> staged;  // source bytes taken from pageable memory before the call returned
   uint64_t bytes() const { return uint64_t(width_bytes) * height * depth; }
 };
@@ -81,8 +81,8 @@ struct FreeWork {
   CUdeviceptr address = 0;
 };
 
-using Work = std::variant<KernelWork, CopyWork, MemsetWork, HostWork, CallbackWork, MemoryOpWork, EmptyWork, EventRecordWork,
-                          EventWaitWork, ChildWork, AllocWork, FreeWork>;
+using Work = std::variant<KernelWork, CopyWork, MemsetWork, HostWork, CallbackWork, MemoryOpWork, EmptyWork,
+                          EventRecordWork, EventWaitWork, ChildWork, AllocWork, FreeWork>;
 
 // Does it, on the calling thread. A fault goes into the context; after one, only callbacks still run.
 void run_work(Context& context, const Work& work);

@@ -158,7 +158,10 @@ void run_warp(Warp& w) {
         w.mask = mask;
         in.run(w, in);
       }
-      if (w.event == Event::kFault) return;
+      if (w.event == Event::kFault) {
+        if (w.active) save(w);  // so that the block knows which frames are left
+        return;
+      }
       if (w.group_count == 1 && w.active && w.groups[0].state == GroupState::kReady && w.fuel > 0) continue;
       break;
     }

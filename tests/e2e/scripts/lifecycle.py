@@ -15,7 +15,7 @@ import programs
 from checks import FULL, Checks, build_from_arguments, finish
 
 build, check = build_from_arguments(), Checks()
-cycles = 1000 if FULL else 24
+cycles = 1000 if FULL else 100
 chance = random.Random(7)
 
 

@@ -1,6 +1,6 @@
 """Order: host threads mix launches, copies, sets, events, waits, queries and host functions at random. The final memory
 must be the same natively and on every transport. Then large copies in both directions at once.
-Full run (BF_E2E_FULL=1): 10,000 rounds for each of several seeds and thread counts."""
+Full run (BF_E2E_FULL=1): 100,000 rounds for each of several seeds and thread counts."""
 
 import pathlib
 import sys
@@ -11,7 +11,7 @@ import programs
 from checks import FULL, Checks, build_from_arguments, finish
 
 build, check = build_from_arguments(), Checks()
-plans = [(10_000, 2, 1), (10_000, 3, 2), (10_000, 8, 3), (10_000, 16, 4)] if FULL else [(2_000, 2, 11)]
+plans = [(100_000 if FULL else 10_000, threads, seed) for threads, seed in ([(2, 1), (3, 2), (8, 3), (16, 4), (64, 5)] if FULL else [(2, 1), (8, 3)])]
 settings = {**programs.DEFAULTS, "timeout": 1800 if FULL else 200}
 with harness.Server(build) as server:
     for rounds, threads, seed in plans:

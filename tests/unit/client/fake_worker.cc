@@ -72,6 +72,7 @@ SessionSnapshot FakeWorker::snapshot() {
   set(CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z, 65535);
   set(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, 4);
   set(CU_DEVICE_ATTRIBUTE_WARP_SIZE, 32);
+  set(CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_BLOCK, 65536);
   snapshot.devices.push_back(device);
   return snapshot;
 }

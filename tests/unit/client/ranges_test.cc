@@ -12,7 +12,7 @@ constexpr uint64_t kMiB = 1 << 20;
 
 // Nobody maps there; a table of one test may keep its reservations, as tables live as long as the process.
 uint64_t fresh_base() {
-  static uint64_t base = uint64_t{0x5a} << 38;
+  static uint64_t base = uint64_t{0x7e9000000000};
   return base += 64 * kMiB;
 }
 

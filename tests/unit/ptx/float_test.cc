@@ -115,10 +115,11 @@ TEST(PtxFloat, ApproximationsAreClose) {
     for (size_t i = 0; i < rows.size(); ++i) {
       double want = f(double(as_f32(rows[i][0])));
       float got = as_f32(results[i]);
-      if (std::isnan(want))
+      if (std::isnan(want)) {
         ASSERT_TRUE(std::isnan(got)) << op;
-      else if (std::fabs(want) < 1e30)
+      } else if (std::fabs(want) < 1e30) {
         ASSERT_NEAR(got, want, tolerance * std::max(1.0, std::fabs(want))) << op;
+      }
     }
   };
   near(
@@ -268,8 +269,6 @@ TEST(PtxFloat, Comparisons) {
     const char* op;
     bool (*f)(float, float);
   };
-  auto nan = [](float a, float b) { return std::isnan(a) || std::isnan(b); };
-  (void)nan;
   for (const Case& c :
        {Case{"eq", [](float a, float b) { return a == b; }},
         Case{"ne", [](float a, float b) { return a < b || a > b; }}, Case{"lt", [](float a, float b) { return a < b; }},

@@ -1,8 +1,8 @@
 // Devices, contexts, errors, lookup.
-#include "software_driver.h"
-
 #include <fstream>
 #include <thread>
+
+#include "software_driver.h"
 
 using Driver = SoftwareGpu;
 

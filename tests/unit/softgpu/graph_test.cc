@@ -196,7 +196,8 @@ TEST_F(Graph, ChildGraphsAndUserObjects) {
   ASSERT_OK(CU(cuGraphDestroy)(child));
   int destroyed = 0;
   CUuserObject object;
-  ASSERT_OK(CU(cuUserObjectCreate)(&object, &destroyed, [](void* p) { ++*(int*)p; }, 1, CU_USER_OBJECT_NO_DESTRUCTOR_SYNC));
+  ASSERT_OK(CU(cuUserObjectCreate)(
+      &object, &destroyed, [](void* p) { ++*(int*)p; }, 1, CU_USER_OBJECT_NO_DESTRUCTOR_SYNC));
   ASSERT_OK(CU(cuGraphRetainUserObject)(parent, object, 1, CU_GRAPH_USER_OBJECT_MOVE));
   CUgraphExec exec;
   ASSERT_OK(CU(cuGraphInstantiateWithFlags)(&exec, parent, 0));

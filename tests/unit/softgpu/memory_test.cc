@@ -1,7 +1,7 @@
 // Allocation, accounting, copies in all directions, pools, virtual memory.
-#include "software_driver.h"
-
 #include <numeric>
+
+#include "software_driver.h"
 
 class Memory : public SoftwareGpu {
  protected:

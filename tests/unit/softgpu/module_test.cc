@@ -59,7 +59,7 @@ TEST_F(Module, ChecksLaunches) {
   EXPECT_CU(CUDA_ERROR_INVALID_VALUE, try_launch(f, 1, 1, 2048, 1, 0));
   EXPECT_CU(CUDA_ERROR_INVALID_VALUE, try_launch(f, 1, 1, 1, 65, 0));
   EXPECT_CU(CUDA_ERROR_INVALID_VALUE, try_launch(f, 1, 65536, 1, 1, 0));
-  EXPECT_CU(CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, try_launch(f, 1, 1, 65, 1, 0));
+  EXPECT_CU(CUDA_ERROR_INVALID_VALUE, try_launch(f, 1, 1, 65, 1, 0));  // past .maxntid
   EXPECT_CU(CUDA_ERROR_INVALID_VALUE, try_launch(f, 1, 1, 1, 1, 48 * 1024 + 1));
   ASSERT_OK(CU(cuFuncSetAttribute)(f, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 100 * 1024));
   EXPECT_CU(0, try_launch(f, 1, 1, 1, 1, 100 * 1024));

@@ -1,11 +1,11 @@
 // What needs a process of its own: configuration, injected faults, fork, exit. Each body runs in a forked child; this
 // process itself never calls cuInit.
-#include "software_driver.h"
-
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <functional>
+
+#include "software_driver.h"
 
 namespace {
 
@@ -101,7 +101,9 @@ TEST(Process, AForkedChildMustStartAnew) {
     pid_t child = fork();
     if (child == 0) {
       CUdeviceptr pointer;
-      _exit(CU(cuMemAlloc_v2)(&pointer, 4) == CUDA_ERROR_NOT_INITIALIZED && CU(cuInit)(0) == CUDA_ERROR_NOT_INITIALIZED ? 0 : 1);
+      _exit(CU(cuMemAlloc_v2)(&pointer, 4) == CUDA_ERROR_NOT_INITIALIZED && CU(cuInit)(0) == CUDA_ERROR_NOT_INITIALIZED
+                ? 0
+                : 1);
     }
     int status = 1;
     waitpid(child, &status, 0);
@@ -126,7 +128,8 @@ TEST(Process, AnswersDeinitialisedAfterExit) {
     REQUIRE(make_context(&context));
     REQUIRE(CU(cuStreamCreate)(&g_stream, 0) == 0);
     // Work that never ends must not keep the process.
-    REQUIRE(CU(cuLaunchHostFunc)(g_stream, [](void*) { pause(); }, nullptr) == 0);
+    REQUIRE(CU(cuLaunchHostFunc)(
+                g_stream, [](void*) { pause(); }, nullptr) == 0);
     return true;
   });
 }

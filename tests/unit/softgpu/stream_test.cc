@@ -1,9 +1,9 @@
 // Asynchrony: order, events, host functions, values in memory, faults.
-#include "software_driver.h"
-
 #include <atomic>
 #include <chrono>
 #include <thread>
+
+#include "software_driver.h"
 
 using Stream = SoftwareGpu;
 
@@ -45,8 +45,8 @@ TEST_F(Stream, TheLegacyStreamWaitsForBlockingStreamsAndTheyForIt) {
   ASSERT_OK(CU(cuMemsetD32_v2)(data, 0, 1));
   ASSERT_OK(CU(cuLaunchHostFunc)(stream, Gate::wait, &gate));
   ASSERT_OK(CU(cuMemsetD32Async)(data, 5, 1, stream));
-  ASSERT_OK(add(data, 1, 1));                // legacy: after the set
-  ASSERT_OK(add(data, 1, 10, stream));       // after the legacy launch
+  ASSERT_OK(add(data, 1, 1));           // legacy: after the set
+  ASSERT_OK(add(data, 1, 10, stream));  // after the legacy launch
   EXPECT_CU(CUDA_ERROR_NOT_READY, CU(cuStreamQuery)(nullptr));
   gate.open = true;
   EXPECT_EQ(16u, read(data));

@@ -175,20 +175,14 @@ void fill_memory(DriverApi& api) {
 
 void fill_streams(DriverApi& api) {
   api.cuStreamSynchronize = [](CUstream) { return g_queue->wait_empty(), state(); };
-  api.cuStreamQuery = [](CUstream) {
-    return g_queue->empty() ? state() : CUDA_ERROR_NOT_READY;
-  };
+  api.cuStreamQuery = [](CUstream) { return g_queue->empty() ? state() : CUDA_ERROR_NOT_READY; };
   api.cuStreamIsCapturing = [](CUstream, CUstreamCaptureStatus* status) {
     return *status = CU_STREAM_CAPTURE_STATUS_NONE, CUDA_SUCCESS;
   };
   api.cuStreamWriteValue64_v2 = [](CUstream, CUdeviceptr address, cuuint64_t value, unsigned) {
-    return queue([=] {
-      reinterpret_cast<std::atomic<uint64_t>*>(address)->store(value, std::memory_order_release);
-    });
+    return queue([=] { reinterpret_cast<std::atomic<uint64_t>*>(address)->store(value, std::memory_order_release); });
   };
-  api.cuLaunchHostFunc = [](CUstream, CUhostFn function, void* argument) {
-    return queue([=] { function(argument); });
-  };
+  api.cuLaunchHostFunc = [](CUstream, CUhostFn function, void* argument) { return queue([=] { function(argument); }); };
   api.cuStreamCreateWithPriority = [](CUstream* stream, unsigned, int) {
     return *stream = reinterpret_cast<CUstream>(0x2000), CUDA_SUCCESS;
   };

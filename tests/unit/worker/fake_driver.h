@@ -1,5 +1,5 @@
-// A CUDA driver of a few functions for tests of the worker: device memory is host memory, every stream is one queue that
-// a thread works off, and some things can be made to fail.
+// A CUDA driver of a few functions for tests of the worker: device memory is host memory, every stream is one queue
+// that a thread works off, and some things can be made to fail.
 #pragma once
 
 #include <atomic>
@@ -15,10 +15,10 @@ struct FakeDriver {
   ~FakeDriver();
 
   DriverApi api;
-  std::atomic<int> queue_delay_us{0};     // before every queued operation
-  std::atomic<bool> fault{false};         // queued operations are dropped and everything says ILLEGAL_ADDRESS
-  std::atomic<int> allocations{0};        // live ones
-  bool stream_memory = true;              // cuStreamWriteValue64 exists; else host functions write the words
+  std::atomic<int> queue_delay_us{0};  // before every queued operation
+  std::atomic<bool> fault{false};      // queued operations are dropped and everything says ILLEGAL_ADDRESS
+  std::atomic<int> allocations{0};     // live ones
+  bool stream_memory = true;           // cuStreamWriteValue64 exists; else host functions write the words
 };
 
 }  // namespace bf::test

@@ -107,7 +107,8 @@ TEST(Handles, ReadersAndWritersAtOnce) {
   });
   uint64_t wrong = 0, real = 0;
   for (uint32_t i = 0; i < 20'000; ++i)
-    if (tables.resolve(HandleKind::kEvent, value(HandleKind::kEvent, i % 64, uint16_t(i / 64)), real)) wrong += real == 0;
+    if (tables.resolve(HandleKind::kEvent, value(HandleKind::kEvent, i % 64, uint16_t(i / 64)), real))
+      wrong += real == 0;
   writer.join();
   EXPECT_EQ(wrong, 0u);
 }

@@ -39,7 +39,7 @@ TEST(Images, RefusesWhatDoesNotFitTogether) {
   EXPECT_NE(images.put(hash, 10, 5, all.subspan(5)), nullptr);  // no first slice
   EXPECT_NE(images.put(hash, 0, 0, {}), nullptr);
   EXPECT_NE(images.put(hash, limits::kImageBytes + 1, 0, all), nullptr);
-  EXPECT_NE(images.put(hash, 9, 0, all), nullptr);              // more bytes than announced
+  EXPECT_NE(images.put(hash, 9, 0, all), nullptr);  // more bytes than announced
   EXPECT_EQ(images.put(hash, 10, 0, all.first(5)), nullptr);
   EXPECT_NE(images.put(hash, 11, 5, all.subspan(5)), nullptr);  // another total
   EXPECT_NE(images.put(hash, 10, 6, all.subspan(6)), nullptr);  // a gap

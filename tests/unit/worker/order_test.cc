@@ -6,9 +6,9 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <map>
 #include <mutex>
 #include <random>
-#include <map>
 #include <thread>
 #include <vector>
 
@@ -167,7 +167,9 @@ TEST(Order, StopStartsNothingMore) {
 TEST(Order, CountsEveryPostOfALongRun) {
   struct Counting : Order::Runner {
     std::atomic<uint64_t> ran{0};
-    void run(const Frame&, Turn&) override { ran.store(ran.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed); }
+    void run(const Frame&, Turn&) override {
+      ran.store(ran.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    }
     void no_thread(uint32_t) override {}
   } runner;
   constexpr uint64_t kCount = 2'000'000;

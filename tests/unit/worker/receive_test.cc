@@ -68,9 +68,9 @@ TEST(FrameSplitter, LargeFrames) { split(600'000, 70'000); }
 TEST(FrameSplitter, WholeBlocks) { split(100'000, 1 << 20); }
 
 TEST(FrameSplitter, RefusesHeadersOutOfBounds) {
-  for (const FrameHeader bad : {FrameHeader{limits::kBodyBytes + 1, 0, 300, 0, 0},
-                                FrameHeader{0, limits::kPayloadBytes + 1, 300, 0, 0},
-                                FrameHeader{0, 0, 300, 0, limits::kLanes}, FrameHeader{0, 0, 0, 0, 0}}) {
+  for (const FrameHeader bad :
+       {FrameHeader{limits::kBodyBytes + 1, 0, 300, 0, 0}, FrameHeader{0, limits::kPayloadBytes + 1, 300, 0, 0},
+        FrameHeader{0, 0, 300, 0, limits::kLanes}, FrameHeader{0, 0, 0, 0, 0}}) {
     BlockPool pool;
     FrameSplitter splitter(pool);
     std::memcpy(splitter.space().data(), &bad, sizeof(bad));

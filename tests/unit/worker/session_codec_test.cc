@@ -1,8 +1,8 @@
-#include "proto/session.h"
-
 #include <gtest/gtest.h>
 
 #include <random>
+
+#include "proto/session.h"
 
 namespace bf {
 namespace {

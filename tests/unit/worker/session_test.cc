@@ -245,7 +245,8 @@ TEST_F(SessionTest, UnknownHandlesNeverReachTheDriver) {
   EXPECT_EQ(remote_cuStreamSynchronize(reinterpret_cast<CUstream>(0x7f0000001000)), CUDA_ERROR_INVALID_HANDLE);
 }
 
-// --- What breaks the protocol ends the session ---------------------------------------------------------------------------
+// --- What breaks the protocol ends the session
+// ---------------------------------------------------------------------------
 
 class SessionViolations : public SessionTest, public testing::WithParamInterface<int> {};
 
@@ -253,13 +254,13 @@ TEST_P(SessionViolations, EndTheSession) {
   start_with_context();
   const uint16_t query = server::opcode::cuStreamQuery, post = server::opcode::cuMemsetD8Async;
   switch (GetParam()) {
-    case 0: client_->send_raw({0, 0, 60'000, 0, 0}, {}); break;                       // no such opcode
-    case 1: client_->send_raw({4, 0, query, 0, 0}, "\xff\xff\xff\xff"); break;        // malformed body
-    case 2: client_->send_raw({limits::kBodyBytes + 1, 0, query, 0, 0}, {}); break;   // too large
-    case 3: client_->send_raw({0, 0, query, 0, limits::kLanes}, {}); break;           // lane out of range
-    case 4: client_->send_raw({0, 0, query, kPost, 0}, {}); break;                    // a call as a post
-    case 5: client_->send_raw({0, 0, post, 0, 0}, {}); break;                         // a post as a call
-    case 6: {                                                                         // an image under a wrong name
+    case 0: client_->send_raw({0, 0, 60'000, 0, 0}, {}); break;                      // no such opcode
+    case 1: client_->send_raw({4, 0, query, 0, 0}, "\xff\xff\xff\xff"); break;       // malformed body
+    case 2: client_->send_raw({limits::kBodyBytes + 1, 0, query, 0, 0}, {}); break;  // too large
+    case 3: client_->send_raw({0, 0, query, 0, limits::kLanes}, {}); break;          // lane out of range
+    case 4: client_->send_raw({0, 0, query, kPost, 0}, {}); break;                   // a call as a post
+    case 5: client_->send_raw({0, 0, post, 0, 0}, {}); break;                        // a post as a call
+    case 6: {                                                                        // an image under a wrong name
       const Sha256 hash{};
       const iovec part{const_cast<char*>("code"), 4};
       post_bfImagePut(hash, 4, 0, Payload(&part, 1));
@@ -285,7 +286,8 @@ TEST_F(SessionTest, ACutLinkEndsTheSession) {
   EXPECT_FALSE(join().ok());
 }
 
-// --- Order -----------------------------------------------------------------------------------------------------------------
+// --- Order
+// -----------------------------------------------------------------------------------------------------------------
 
 // Threads hand a value on by device memory: each sets bytes and lets the next thread, on another lane, read them.
 TEST_F(SessionTest, LanesSeeEachOthersWorkInOrder) {

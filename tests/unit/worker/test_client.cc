@@ -159,9 +159,8 @@ void TestClient::side_loop() {
       if (!notice.ok()) return;
       {
         std::unique_lock guard(mutex_);
-        changed_.wait(guard, [&] {
-          return lost_ || (blocks_ >= notice->watermark && data_frames_ >= notice->data_frames);
-        });
+        changed_.wait(guard,
+                      [&] { return lost_ || (blocks_ >= notice->watermark && data_frames_ >= notice->data_frames); });
       }
       if (host_function_) host_function_(notice->id);
       control::CallbackNotice done;
@@ -217,7 +216,9 @@ CUresult finish_call(uint16_t opcode, uint16_t flags, size_t body_bytes, const P
 
 CUresult malformed_reply(const char*) noexcept { return CUDA_ERROR_UNKNOWN; }
 
-uint64_t make_handle(HandleKind kind) noexcept { return Handle{kind, HandleMaker::kClient, 0, test::g_handles++}.pack(); }
+uint64_t make_handle(HandleKind kind) noexcept {
+  return Handle{kind, HandleMaker::kClient, 0, test::g_handles++}.pack();
+}
 
 void drop_handle(uint64_t) noexcept {}
 
