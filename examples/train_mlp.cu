@@ -14,7 +14,8 @@ constexpr int kHidden = 64;
 constexpr float kRate = 0.04f, kMomentum = 0.9f;
 
 // output = activation(input * weights + bias): one thread per (sample, unit). Row `in` of weights is the bias.
-__global__ void forward(const float* input, const float* weights, float* output, int batch, int in, int out, bool last) {
+__global__ void forward(const float* input, const float* weights, float* output, int batch, int in, int out,
+                        bool last) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= batch * out) return;
   int sample = i / out, unit = i % out;
@@ -33,8 +34,8 @@ __global__ void judge(const float* output, const float* label, float* gradient, 
 }
 
 // Gradient at the sums of the layer below, whose tanh gave `input`: one thread per (sample, unit below).
-__global__ void backward(const float* gradient, const float* weights, const float* input, float* below, int batch, int in,
-                         int out) {
+__global__ void backward(const float* gradient, const float* weights, const float* input, float* below, int batch,
+                         int in, int out) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= batch * in) return;
   int sample = i / in, unit = i % in;
@@ -44,7 +45,8 @@ __global__ void backward(const float* gradient, const float* weights, const floa
 }
 
 // One step of gradient descent: one thread per weight.
-__global__ void descend(const float* input, const float* gradient, float* weights, float* velocity, int batch, int in, int out) {
+__global__ void descend(const float* input, const float* gradient, float* weights, float* velocity, int batch, int in,
+                        int out) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= (in + 1) * out) return;
   int k = i / out, unit = i % out;
@@ -91,7 +93,8 @@ struct Network {
 
   void run(const float* input, int batch) {
     for (auto& layer : layers) {
-      forward<<<blocks(batch * layer.out), 128>>>(input, layer.weights, layer.output, batch, layer.in, layer.out, layer.out == 1);
+      forward<<<blocks(batch * layer.out), 128>>>(input, layer.weights, layer.output, batch, layer.in, layer.out,
+                                                  layer.out == 1);
       input = layer.output;
     }
   }
@@ -103,9 +106,11 @@ struct Network {
       Layer& layer = layers[i];
       const float* below = i > 0 ? layers[i - 1].output : input;
       if (i > 0) {
-        backward<<<blocks(batch * layer.in), 128>>>(layer.gradient, layer.weights, below, layers[i - 1].gradient, batch, layer.in, layer.out);
+        backward<<<blocks(batch * layer.in), 128>>>(layer.gradient, layer.weights, below, layers[i - 1].gradient, batch,
+                                                    layer.in, layer.out);
       }
-      descend<<<blocks((layer.in + 1) * layer.out), 128>>>(below, layer.gradient, layer.weights, layer.velocity, batch, layer.in, layer.out);
+      descend<<<blocks((layer.in + 1) * layer.out), 128>>>(below, layer.gradient, layer.weights, layer.velocity, batch,
+                                                           layer.in, layer.out);
     }
   }
 };
@@ -149,7 +154,8 @@ int main() {
   std::printf("training a 2-%d-%d-1 network on %d points of two spirals\n", kHidden, kHidden, kSamples);
   double first = 0, loss = 0;
   for (int epoch = 1; epoch <= kEpochs; epoch++) {
-    for (int s = 0; s < kSamples; s += kBatch) network.train(device_points + 2 * s, device_labels + s, device_losses + s, kBatch);
+    for (int s = 0; s < kSamples; s += kBatch)
+      network.train(device_points + 2 * s, device_labels + s, device_losses + s, kBatch);
     CHECK(cudaGetLastError());
     CHECK(cudaMemcpy(losses.data(), device_losses, kSamples * sizeof(float), cudaMemcpyDeviceToHost));
     loss = 0;

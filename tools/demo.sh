@@ -17,9 +17,11 @@ cmake --build "$build" -j "$jobs" --target bfserver bfworker bfrun bf bf_shim bf
 
 if nvidia-smi -L >/dev/null 2>&1; then gpus=() kind="this machine's own"; else gpus=(--software-gpus 2) kind="two software"; fi
 log=$(mktemp)
-server=
+server= program=
 cleanup() {
-  [ -z "$server" ] || { kill "$server" 2>/dev/null && wait "$server" 2>/dev/null; } || true
+  for process in $program $server; do
+    kill "$process" 2>/dev/null && wait "$process" 2>/dev/null || true
+  done
   rm -f "$log"
 }
 trap cleanup EXIT
@@ -46,6 +48,7 @@ if kill -0 "$program" 2>/dev/null; then
   "$build/bin/bf" list
 fi
 wait "$program"
+program=
 
 say "Afterwards the memory is back: bf list"
 "$build/bin/bf" list

@@ -90,7 +90,7 @@ bool decode_array(Call& call, std::span<const std::byte> bytes, uint64_t count, 
   out = nullptr;
   if (!bytes.data()) return true;
   if (count > limits::kBodyBytes || bytes.size() != count * sizeof(T)) return false;
-  out = static_cast<T*>(call.arena.alloc(std::max(bytes.size(), sizeof(T))));
+  out = static_cast<T*>(call.arena.alloc(std::max(bytes.size(), sizeof(T)), alignof(T)));
   if (!out) return false;
   if (!bytes.empty()) std::memcpy(static_cast<void*>(out), bytes.data(), bytes.size());
   return true;
@@ -111,7 +111,7 @@ inline bool decode_string(Call& call, std::span<const std::byte> bytes, const ch
 template <typename T>
 T* out_array(Call& call, uint64_t count) {
   if (count > limits::kBodyBytes / sizeof(T)) return nullptr;
-  return static_cast<T*>(call.arena.alloc(std::max<uint64_t>(count, 1) * sizeof(T)));
+  return static_cast<T*>(call.arena.alloc(std::max<uint64_t>(count, 1) * sizeof(T), alignof(T)));
 }
 
 inline std::string_view as_string(std::span<const std::byte> bytes) {

@@ -152,10 +152,39 @@ CUresult enumerate(Call& call, HandleKind kind, const std::vector<Handle>& found
 
 }  // namespace
 
-// --- Facts
-// ---------------------------------------------------------------------------------------------------------------
+// --- Facts -----------------------------------------------------------------------------------------------------------
+
+namespace {
+
+// The driver tells nothing about a kernel to a thread without a current context (580.159.04: no parameters, no
+// attributes), and a client thread may ask for a kernel before it has one.
+class AnyContext {
+ public:
+  explicit AnyContext(Session& session) : driver_(session.driver) {
+    CUcontext current = nullptr;
+    if (driver_.cuCtxGetCurrent(&current) == CUDA_SUCCESS && current) return;
+    for (CUcontext primary : session.prepared.primary)
+      if (primary && driver_.cuCtxPushCurrent_v2(primary) == CUDA_SUCCESS) {
+        pushed_ = true;
+        return;
+      }
+  }
+  ~AnyContext() {
+    CUcontext popped;
+    if (pushed_) driver_.cuCtxPopCurrent_v2(&popped);
+  }
+  AnyContext(const AnyContext&) = delete;
+  AnyContext& operator=(const AnyContext&) = delete;
+
+ private:
+  const DriverApi& driver_;
+  bool pushed_ = false;
+};
+
+}  // namespace
 
 FunctionFacts Functions::learn(CUfunction function) {
+  AnyContext context(session_);
   const DriverApi& driver = session_.driver;
   FunctionFacts facts;
   const char* name = nullptr;
@@ -179,6 +208,7 @@ FunctionFacts Functions::learn(CUfunction function) {
 }
 
 FunctionFacts Functions::learn(CUkernel kernel) {
+  AnyContext context(session_);
   const DriverApi& driver = session_.driver;
   FunctionFacts facts;
   facts.kernel = true;

@@ -16,7 +16,8 @@ int main(int argc, char** argv) {
   std::thread sender([&] {
     cudaStream_t stream;
     CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-    for (int i = 0; i < rounds; i++) CHECK(cudaMemcpyAsync(device_up, up.data(), bytes, cudaMemcpyHostToDevice, stream));
+    for (int i = 0; i < rounds; i++)
+      CHECK(cudaMemcpyAsync(device_up, up.data(), bytes, cudaMemcpyHostToDevice, stream));
     CHECK(cudaStreamSynchronize(stream));
   });
   std::thread receiver([&] {

@@ -11,8 +11,9 @@ int main() {
   cudaDeviceProp p;
   CHECK(cudaGetDeviceProperties(&p, 0));
   std::printf("%s, %d.%d, warp %d, %d processors\n", p.name, p.major, p.minor, p.warpSize, p.multiProcessorCount);
-  std::printf("block %zu shared, %d threads, %d x %d x %d; grid %d x %d x %d\n", p.sharedMemPerBlock, p.maxThreadsPerBlock,
-              p.maxThreadsDim[0], p.maxThreadsDim[1], p.maxThreadsDim[2], p.maxGridSize[0], p.maxGridSize[1], p.maxGridSize[2]);
+  std::printf("block %zu shared, %d threads, %d x %d x %d; grid %d x %d x %d\n", p.sharedMemPerBlock,
+              p.maxThreadsPerBlock, p.maxThreadsDim[0], p.maxThreadsDim[1], p.maxThreadsDim[2], p.maxGridSize[0],
+              p.maxGridSize[1], p.maxGridSize[2]);
   std::printf("per processor: %zu shared, %d registers, %d threads; opt-in shared %zu\n", p.sharedMemPerMultiprocessor,
               p.regsPerMultiprocessor, p.maxThreadsPerMultiProcessor, p.sharedMemPerBlockOptin);
   for (int attribute = 1; attribute <= 120; attribute++) {

@@ -15,13 +15,13 @@ inline const char* name_of(CUresult result) {
   return cuGetErrorName(result, &name) == CUDA_SUCCESS ? name : "unrecognised code";
 }
 
-#define CHECK(call)                                                         \
-  do {                                                                      \
-    CUresult result_ = (call);                                              \
-    if (result_ != CUDA_SUCCESS) {                                          \
+#define CHECK(call)                                                        \
+  do {                                                                     \
+    CUresult result_ = (call);                                             \
+    if (result_ != CUDA_SUCCESS) {                                         \
       std::printf("line %d: %s: %s\n", __LINE__, #call, name_of(result_)); \
-      std::exit(1);                                                         \
-    }                                                                       \
+      std::exit(1);                                                        \
+    }                                                                      \
   } while (0)
 
 #define SHOW(call) std::printf("%s: %s\n", #call, name_of(call))

@@ -25,7 +25,8 @@ int main() {
     unsigned value, n;
   } packed = {out, 7, 500};
   size_t packed_bytes = sizeof(packed);
-  void* extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, &packed, CU_LAUNCH_PARAM_BUFFER_SIZE, &packed_bytes, CU_LAUNCH_PARAM_END};
+  void* extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, &packed, CU_LAUNCH_PARAM_BUFFER_SIZE, &packed_bytes,
+                   CU_LAUNCH_PARAM_END};
   CHECK(cuLaunchKernel(fill, 8, 1, 1, 128, 1, 1, 0, nullptr, nullptr, extra));
   std::printf("%016llx\n", (unsigned long long)hash_device(out, n * 4));
   CUlaunchConfig config = {};

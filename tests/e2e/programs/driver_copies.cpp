@@ -94,7 +94,8 @@ int main() {
   std::printf("box: %016llx\n", (unsigned long long)sum);
   CUDA_ARRAY3D_DESCRIPTOR asked = {};
   CHECK(cuArray3DGetDescriptor(&asked, array));
-  std::printf("array %zu x %zu x %zu, format %d, %u channels\n", asked.Width, asked.Height, asked.Depth, asked.Format, asked.NumChannels);
+  std::printf("array %zu x %zu x %zu, format %d, %u channels\n", asked.Width, asked.Height, asked.Depth, asked.Format,
+              asked.NumChannels);
   CHECK(cuArrayDestroy(array));
   CUdeviceptr base = 0;
   size_t bytes = 0;

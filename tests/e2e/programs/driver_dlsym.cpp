@@ -50,8 +50,8 @@ int main() {
       return 1;
     }
     run(library);
-    for (const char* name : {"cuMemcpyHtoD", "cuMemcpyHtoD_v2", "cuMemcpyHtoD_v2_ptds", "cuStreamSynchronize_ptsz", "cuGetProcAddress",
-                             "cuGetProcAddress_v2", "cuGetExportTable", "cuNoSuchFunction"}) {
+    for (const char* name : {"cuMemcpyHtoD", "cuMemcpyHtoD_v2", "cuMemcpyHtoD_v2_ptds", "cuStreamSynchronize_ptsz",
+                             "cuGetProcAddress", "cuGetProcAddress_v2", "cuGetExportTable", "cuNoSuchFunction"}) {
       std::printf("%s: %d\n", name, dlsym(library, name) != nullptr);
     }
     std::printf("closed: %d\n", dlclose(library));

@@ -48,7 +48,8 @@ int main() {
   SHOW(cuMemGetInfo(nullptr, &bytes));
   SHOW(cuModuleLoadData(&module, nullptr));
   SHOW(cuModuleLoadData(&module, "this is no module"));
-  SHOW(cuModuleLoadData(&module, ".version 6.4\n.target sm_75\n.address_size 64\n.visible .entry k() { nonsense.u32 %r1; }\n"));
+  SHOW(cuModuleLoadData(&module,
+                        ".version 6.4\n.target sm_75\n.address_size 64\n.visible .entry k() { nonsense.u32 %r1; }\n"));
   SHOW(cuModuleLoad(&module, "/nonexistent/file.ptx"));
   SHOW(cuMemcpyHtoD(16, text, 16));
   SHOW(cuMemsetD8(16, 0, 16));

@@ -6,13 +6,15 @@ static void load(const char* text) {
   std::memset(info, '#', sizeof(info));
   std::memset(error, '#', sizeof(error));
   float wall = 0;
-  CUjit_option options[] = {CU_JIT_INFO_LOG_BUFFER,  CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES, CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
-                            CU_JIT_LOG_VERBOSE,      CU_JIT_WALL_TIME,                  CU_JIT_MAX_REGISTERS};
+  CUjit_option options[] = {CU_JIT_INFO_LOG_BUFFER,  CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES,
+                            CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
+                            CU_JIT_LOG_VERBOSE,      CU_JIT_WALL_TIME,
+                            CU_JIT_MAX_REGISTERS};
   void* values[] = {info, (void*)2000, error, (void*)2000, (void*)1, &wall, (void*)64};
   CUmodule module;
   CUresult result = cuModuleLoadDataEx(&module, text, 7, options, values);
-  std::printf("%s; error log %s; buffers kept: %d\n", name_of(result), error[0] == '#' || error[0] == 0 ? "empty" : "written",
-              info[2001] == '#' && error[2001] == '#');
+  std::printf("%s; error log %s; buffers kept: %d\n", name_of(result),
+              error[0] == '#' || error[0] == 0 ? "empty" : "written", info[2001] == '#' && error[2001] == '#');
   if (result == CUDA_SUCCESS) CHECK(cuModuleUnload(module));
 }
 

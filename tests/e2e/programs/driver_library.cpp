@@ -35,7 +35,8 @@ int main() {
   std::printf("%016llx\n", (unsigned long long)hash_device(out, 256));
   for (size_t i = 0; i < 4; i++) {
     CUresult result = cuKernelGetParamInfo(kernel, i, &offset, &size);
-    std::printf("parameter %zu: %s, offset %zu, %zu bytes\n", i, name_of(result), result ? 0 : offset, result ? 0 : size);
+    std::printf("parameter %zu: %s, offset %zu, %zu bytes\n", i, name_of(result), result ? 0 : offset,
+                result ? 0 : size);
   }
   int attribute = 0;
   CHECK(cuKernelGetAttribute(&attribute, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, kernel, 0));

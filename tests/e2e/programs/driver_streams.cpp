@@ -3,7 +3,9 @@
 
 #include "driver.h"
 
-static void note(CUstream, CUresult status, void* data) { std::printf("callback %s: %s\n", static_cast<const char*>(data), name_of(status)); }
+static void note(CUstream, CUresult status, void* data) {
+  std::printf("callback %s: %s\n", static_cast<const char*>(data), name_of(status));
+}
 
 int main() {
   CUcontext context = use_device(0);

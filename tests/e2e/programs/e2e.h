@@ -14,13 +14,13 @@
 inline const char* name_of(cudaError_t error) { return cudaGetErrorName(error); }
 
 // Stops the program when a call that has to work does not.
-#define CHECK(call)                                                                        \
-  do {                                                                                     \
-    cudaError_t error_ = (call);                                                           \
-    if (error_ != cudaSuccess) {                                                           \
+#define CHECK(call)                                                       \
+  do {                                                                    \
+    cudaError_t error_ = (call);                                          \
+    if (error_ != cudaSuccess) {                                          \
       std::printf("line %d: %s: %s\n", __LINE__, #call, name_of(error_)); \
-      std::exit(1);                                                                        \
-    }                                                                                      \
+      std::exit(1);                                                       \
+    }                                                                     \
   } while (0)
 
 // Prints what a call returns, whatever it is.

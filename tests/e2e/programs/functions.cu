@@ -82,5 +82,6 @@ int main() {
   show(ints, 64, "%d ");
   cudaFuncAttributes attributes;
   CHECK(cudaFuncGetAttributes(&attributes, take));
-  std::printf("threads %d, shared %zu, const %zu\n", attributes.maxThreadsPerBlock, attributes.sharedSizeBytes, attributes.constSizeBytes);
+  std::printf("threads %d, shared %zu, const %zu\n", attributes.maxThreadsPerBlock, attributes.sharedSizeBytes,
+              attributes.constSizeBytes);
 }

@@ -55,7 +55,8 @@ int main() {
   }
   cudaKernelNodeParams asked;
   CHECK(cudaGraphKernelNodeGetParams(kernel, &asked));
-  std::printf("same function %d, block %u, factor %d\n", asked.func == launch.func, asked.blockDim.x, *static_cast<int*>(asked.kernelParams[1]));
+  std::printf("same function %d, block %u, factor %d\n", asked.func == launch.func, asked.blockDim.x,
+              *static_cast<int*>(asked.kernelParams[1]));
 
   CHECK(cudaGraphClone(&clone, graph));
   cudaGraphExec_t exec, exec_of_clone;

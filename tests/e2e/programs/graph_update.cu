@@ -26,7 +26,8 @@ int main() {
   cudaStream_t stream;
   CHECK(cudaMalloc(&x, sizeof(int)));
   CHECK(cudaStreamCreate(&stream));
-  cudaGraph_t graph = capture(stream, x, 5, false), same = capture(stream, x, 6, false), larger = capture(stream, x, 7, true);
+  cudaGraph_t graph = capture(stream, x, 5, false), same = capture(stream, x, 6, false),
+              larger = capture(stream, x, 7, true);
   cudaGraphExec_t exec;
   CHECK(cudaGraphInstantiate(&exec, graph, 0));
   std::printf("%d\n", launch(exec, stream, x));

@@ -31,7 +31,7 @@ __global__ void all(uint64_t* out) {
   o[16] = uint64_t(__mul24(a, b)) + __umul24(u, v);
   o[17] = uint64_t(__rhadd(a, b)) + __urhadd(u, v);
   o[18] = __vadd2(u, v) ^ __vavgu4(u, v);
-  o[19] = (unsigned __int128)(x) * y >> 70;
+  o[19] = (unsigned __int128)(x)*y >> 70;
 }
 
 int main() {
@@ -50,7 +50,8 @@ int main() {
     uint64_t x = mix(t + 1, 1), y = mix(t + 77, 2);
     good &= host[t * 20 + 5] == x / (y | 1) + x % (y >> 40 | 1);
     good &= host[t * 20 + 19] == uint64_t((unsigned __int128)(x)*y >> 70);
-    good &= host[t * 20 + 1] == uint64_t(int64_t(int(x)) * int(y) >> 32) + (uint64_t(unsigned(x >> 32)) * (unsigned(y >> 32) | 1) >> 32);
+    good &= host[t * 20 + 1] ==
+            uint64_t(int64_t(int(x)) * int(y) >> 32) + (uint64_t(unsigned(x >> 32)) * (unsigned(y >> 32) | 1) >> 32);
   }
   std::printf("as on the host: %d\n", good);
 }

@@ -2,7 +2,8 @@
 #include "e2e.h"
 
 __global__ void hello(int launch) {
-  printf("launch %d: %d %u %x %c %s %% %5.2f %e %lld %p\n", launch, -5, 7u, 255, 'z', "text", 3.14159, 1e-10, 1ll << 40, (void*)0x1234);
+  printf("launch %d: %d %u %x %c %s %% %5.2f %e %lld %p\n", launch, -5, 7u, 255, 'z', "text", 3.14159, 1e-10, 1ll << 40,
+         (void*)0x1234);
   for (int i = 0; i < 3; i++) printf("  line %d\n", i);
 }
 

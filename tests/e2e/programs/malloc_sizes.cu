@@ -12,8 +12,8 @@ int main() {
     CHECK(cudaMemcpy(memory, data.data(), bytes, cudaMemcpyHostToDevice));
     cudaPointerAttributes attributes;
     CHECK(cudaPointerGetAttributes(&attributes, static_cast<char*>(memory) + bytes - 1));
-    std::printf("%zu bytes: aligned %d, type %d, device %d, same %d\n", bytes, uintptr_t(memory) % 256 == 0, attributes.type,
-                attributes.device, hash_device(memory, bytes) == hash_bytes(data.data(), bytes));
+    std::printf("%zu bytes: aligned %d, type %d, device %d, same %d\n", bytes, uintptr_t(memory) % 256 == 0,
+                attributes.type, attributes.device, hash_device(memory, bytes) == hash_bytes(data.data(), bytes));
     CHECK(cudaFree(memory));
   }
   SHOW(cudaFree(nullptr));

@@ -14,7 +14,8 @@ int main() {
     int a = 0, b = 0, c = 0;
     CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&a, plain, threads, 0));
     CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&b, plain, threads, 20'000));
-    CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(&c, hungry, threads, 0, cudaOccupancyDisableCachingOverride));
+    CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(&c, hungry, threads, 0,
+                                                                 cudaOccupancyDisableCachingOverride));
     std::printf("%d threads: %d, %d, %d blocks\n", threads, a, b, c);
   }
   int grid = 0, block = 0;

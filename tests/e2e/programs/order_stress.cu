@@ -59,18 +59,34 @@ static void one_round(Lane& lane) {
   size_t bytes = n * sizeof(unsigned);
   int blocks = (std::min(n, 600) + 127) / 128;
   switch (lane.random(12)) {
-    case 0: case 1: case 2: mix<<<blocks, 128, 0, s>>>(lane.region + at, std::min(n, 600), lane.state); break;
-    case 3: blend<<<blocks, 128, 0, s>>>(lane.region + at, lane.spare + at, std::min(n, 600)); break;
+    case 0:
+    case 1:
+    case 2:
+      mix<<<blocks, 128, 0, s>>>(lane.region + at, std::min(n, 600), lane.state);
+      break;
+    case 3:
+      blend<<<blocks, 128, 0, s>>>(lane.region + at, lane.spare + at, std::min(n, 600));
+      break;
     case 4:
       for (int i = 0; i < n; i += 97) lane.pageable[i] = lane.state + i;
       CHECK(cudaMemcpyAsync(lane.spare + at, lane.pageable.data(), bytes, cudaMemcpyHostToDevice, s));
       for (int i = 0; i < n; i += 97) lane.pageable[i] = 0;
       break;
-    case 5: CHECK(cudaMemcpyAsync(lane.spare + at, lane.pinned + at, bytes, cudaMemcpyHostToDevice, s)); break;
-    case 6: CHECK(cudaMemcpyAsync(lane.pinned + at, lane.region + at, bytes, cudaMemcpyDeviceToHost, s)); break;
-    case 7: CHECK(cudaMemcpyAsync(lane.spare + at, lane.region + at, bytes, cudaMemcpyDeviceToDevice, s)); break;
-    case 8: CHECK(cudaMemsetAsync(lane.spare + at, int(lane.random(256)), bytes, s)); break;
-    case 9: CHECK(cudaLaunchHostFunc(s, scramble, &lane)); break;
+    case 5:
+      CHECK(cudaMemcpyAsync(lane.spare + at, lane.pinned + at, bytes, cudaMemcpyHostToDevice, s));
+      break;
+    case 6:
+      CHECK(cudaMemcpyAsync(lane.pinned + at, lane.region + at, bytes, cudaMemcpyDeviceToHost, s));
+      break;
+    case 7:
+      CHECK(cudaMemcpyAsync(lane.spare + at, lane.region + at, bytes, cudaMemcpyDeviceToDevice, s));
+      break;
+    case 8:
+      CHECK(cudaMemsetAsync(lane.spare + at, int(lane.random(256)), bytes, s));
+      break;
+    case 9:
+      CHECK(cudaLaunchHostFunc(s, scramble, &lane));
+      break;
     case 10:
       CHECK(cudaStreamSynchronize(s));
       for (int i = 0; i < 50; i++) lane.host_sum = lane.host_sum * 31 + lane.pinned[i];
@@ -135,7 +151,8 @@ int main(int argc, char** argv) {
   for (auto& thread : running) thread.join();
   CHECK(cudaDeviceSynchronize());
   for (auto& lane : lanes) {
-    std::printf("%016llx %016llx %016llx %08x\n", (unsigned long long)hash_device(lane.region, kWords * 4), (unsigned long long)hash_device(lane.spare, kWords * 4),
+    std::printf("%016llx %016llx %016llx %08x\n", (unsigned long long)hash_device(lane.region, kWords * 4),
+                (unsigned long long)hash_device(lane.spare, kWords * 4),
                 (unsigned long long)hash_bytes(lane.pinned, kWords * 4), lane.host_sum);
   }
 }

@@ -9,7 +9,9 @@
 
 // A malicious twin of a function every C++ library contains: whoever calls this one was bound to the wrong library.
 namespace std {
-__attribute__((visibility("default"), noinline)) void __throw_out_of_range_fmt(const char*, ...) { throw std::runtime_error("the program's own"); }
+__attribute__((visibility("default"), noinline)) void __throw_out_of_range_fmt(const char*, ...) {
+  throw std::runtime_error("the program's own");
+}
 }  // namespace std
 
 int main() {
@@ -33,8 +35,10 @@ int main() {
   } catch (const std::exception& error) {
     std::printf("caught: %s\n", error.what());
   }
-  const char* leaked[] = {"_ZN6google8protobuf11MessageLite15ParseFromStringERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE",
-                          "_ZNSt6thread20hardware_concurrencyEv", "_ZN2bf8log_lineENS_8LogLevelESt17basic_string_viewIcSt11char_traitsIcEE", "ZSTD_decompress", "LZ4_decompress_safe"};
+  const char* leaked[] = {
+      "_ZN6google8protobuf11MessageLite15ParseFromStringERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE",
+      "_ZNSt6thread20hardware_concurrencyEv", "_ZN2bf8log_lineENS_8LogLevelESt17basic_string_viewIcSt11char_traitsIcEE",
+      "ZSTD_decompress", "LZ4_decompress_safe"};
   for (const char* name : leaked) {
     Dl_info info;
     void* address = dlsym(driver, name);

@@ -17,7 +17,8 @@ int main() {
     CHECK(cudaStreamSynchronize(stream));
     for (int i = 0; i < 4; i++) {
       std::vector<unsigned char> expected(bytes, 'a' + i);
-      std::printf("%zu bytes %c: %d\n", bytes, 'a' + i, hash_device(device[i], bytes) == hash_bytes(expected.data(), bytes));
+      std::printf("%zu bytes %c: %d\n", bytes, 'a' + i,
+                  hash_device(device[i], bytes) == hash_bytes(expected.data(), bytes));
       CHECK(cudaFree(device[i]));
     }
   }

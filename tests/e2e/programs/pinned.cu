@@ -24,7 +24,8 @@ int main() {
   std::printf("type %d, device %d\n", attributes.type, attributes.device);
   unsigned flags = 0;
   CHECK(cudaHostGetFlags(&flags, b));
-  std::printf("portable %d, write combined %d\n", (flags & cudaHostAllocPortable) != 0, (flags & cudaHostAllocWriteCombined) != 0);
+  std::printf("portable %d, write combined %d\n", (flags & cudaHostAllocPortable) != 0,
+              (flags & cudaHostAllocWriteCombined) != 0);
 
   std::vector<char> own(bytes + 8192);
   SHOW(cudaHostRegister(own.data(), bytes, cudaHostRegisterDefault));

@@ -24,13 +24,15 @@ int main(int argc, char** argv) {
     cudaGetLastError();
   }
   CHECK(cudaMemGetInfo(&free_full, &total));
-  std::printf("total %zu\nfree before %zu\ntaken %zu\nfree when full %zu\nended with %s\n", total, free_before, taken, free_full, name_of(last));
+  std::printf("total %zu\nfree before %zu\ntaken %zu\nfree when full %zu\nended with %s\n", total, free_before, taken,
+              free_full, name_of(last));
   for (void* memory : blocks) CHECK(cudaFree(memory));
   CHECK(cudaMemGetInfo(&free_after, &total));
   std::printf("free after %zu\n", free_after);
   void* all;
   std::printf("everything at once: %s\n", name_of(cudaMalloc(&all, free_after / unit * unit)));
-  bool exact = free_before - free_full == taken && free_full < unit && free_after == free_before && last == cudaErrorMemoryAllocation;
+  bool exact = free_before - free_full == taken && free_full < unit && free_after == free_before &&
+               last == cudaErrorMemoryAllocation;
   std::printf("exact: %s\n", exact ? "yes" : "no");
   return !exact;
 }

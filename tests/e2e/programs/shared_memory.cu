@@ -12,7 +12,8 @@ __global__ void counting(int* out) {
   __shared__ int flags[256];
   flags[threadIdx.x] = threadIdx.x % 5;
   out[threadIdx.x] = __syncthreads_count(flags[(threadIdx.x + 1) % blockDim.x] == 2);
-  out[threadIdx.x] += 1000 * (__syncthreads_or(threadIdx.x == 99) != 0) + 2000 * (__syncthreads_and(threadIdx.x < 255) != 0);
+  out[threadIdx.x] +=
+      1000 * (__syncthreads_or(threadIdx.x == 99) != 0) + 2000 * (__syncthreads_and(threadIdx.x < 255) != 0);
 }
 
 int main() {

@@ -53,7 +53,8 @@ int main() {
       plane<<<1, dim3(12, 10)>>>(texture, out, width, height);
       float result[120];
       CHECK(cudaMemcpy(result, out, sizeof(result), cudaMemcpyDeviceToHost));
-      std::printf("filter %d address %d: %g %g %g %g\n", filter, address, result[0], result[15], result[54], result[119]);
+      std::printf("filter %d address %d: %g %g %g %g\n", filter, address, result[0], result[15], result[54],
+                  result[119]);
       CHECK(cudaDestroyTextureObject(texture));
     }
   }

@@ -1,9 +1,10 @@
 // A little Thrust and CUB: sort, scan, reduce, and a block-wide CUB reduction.
-#include <cub/cub.cuh>
 #include <thrust/device_vector.h>
 #include <thrust/reduce.h>
 #include <thrust/scan.h>
 #include <thrust/sort.h>
+
+#include <cub/cub.cuh>
 
 #include "e2e.h"
 
@@ -32,5 +33,6 @@ int main() {
   block_sum<<<1, 128>>>(thrust::raw_pointer_cast(v.data()), result);
   int sum = 0;
   CHECK(cudaMemcpy(&sum, result, sizeof(int), cudaMemcpyDeviceToHost));
-  std::printf("block: %d, all %016llx\n", sum, (unsigned long long)hash_device(thrust::raw_pointer_cast(v.data()), n * sizeof(int)));
+  std::printf("block: %d, all %016llx\n", sum,
+              (unsigned long long)hash_device(thrust::raw_pointer_cast(v.data()), n * sizeof(int)));
 }

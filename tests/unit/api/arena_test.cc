@@ -21,6 +21,7 @@ TEST(Arena, BlocksAreZeroedAlignedAndApart) {
     }
     for (size_t b = 0; b < blocks.size(); b++)
       for (size_t i = 0; i < blocks[b].second; i++) ASSERT_EQ(blocks[b].first[i], b + 1);
+    for (size_t align : {32, 128}) EXPECT_EQ(uintptr_t(arena.alloc(128, align)) % align, 0u);
     arena.reset();
   }
 }

@@ -339,7 +339,7 @@ TEST(Session, PrintsComeOutBeforeTheCallReturns) {
 TEST(Session, ALostLinkWakesEveryoneAndEveryCallFails) {
   in_own_process([] {
     Live live;
-    std::atomic<int> waiting{0};
+    std::atomic<int> waiting{0}, ready{0};
     std::mutex gate;
     live.worker.on("cuStreamSynchronize", [&](const FakeWorker::Seen&) {
       ++waiting;
@@ -351,10 +351,11 @@ TEST(Session, ALostLinkWakesEveryoneAndEveryCallFails) {
     for (int i = 0; i < 4; ++i) {
       threads.emplace_back([&] {
         EXPECT_OK(cuCtxSetCurrent(live.context));
+        ++ready;
         EXPECT_EQ(cuStreamSynchronize(nullptr), CUDA_ERROR_DEVICE_UNAVAILABLE);
       });
     }
-    while (waiting == 0) std::this_thread::yield();
+    while (waiting == 0 || ready < 4) std::this_thread::yield();
     live.worker.cut();
     for (auto& thread : threads) thread.join();
     gate.unlock();
