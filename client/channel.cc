@@ -13,6 +13,8 @@ CUresult denied(const char* symbol, std::atomic<uint32_t>& count) noexcept {
   return CUDA_ERROR_NOT_SUPPORTED;
 }
 
+void log_refusal(const char* symbol, CUresult result) noexcept { BF_DEBUG("{} returns {}", symbol, int(result)); }
+
 namespace {
 
 // What a call gets that can no longer be made. While the session starts, the gate is not open yet.

@@ -50,10 +50,11 @@ CUresult JitCall::read(unsigned count, CUjit_option* options, void** values) {
 }
 
 CUresult JitCall::read_library(unsigned count, CUlibraryOption* options, void** values) {
-  if (count > 0 && (!options || !values)) return CUDA_ERROR_INVALID_VALUE;
+  if (count > 0 && !options) return CUDA_ERROR_INVALID_VALUE;
   for (unsigned i = 0; i < count; ++i) {
-    if (options[i] == CU_LIBRARY_HOST_UNIVERSAL_FUNCTION_AND_DATA_TABLE) continue;  // a table of addresses in this process
-    sent_.library_options.push_back({options[i], value_of(values[i])});
+    // Both speak of memory of this process: a table of addresses, and that the image stays where it is.
+    if (options[i] == CU_LIBRARY_HOST_UNIVERSAL_FUNCTION_AND_DATA_TABLE || options[i] == CU_LIBRARY_BINARY_IS_PRESERVED) continue;
+    sent_.library_options.push_back({options[i], values ? value_of(values[i]) : 0});
   }
   return CUDA_SUCCESS;
 }

@@ -1,5 +1,6 @@
 // Memory sets: checked against the known ranges, then posted.
 #include "api/remote.h"
+#include "base/log.h"
 #include "client/capture.h"
 #include "client/contexts.h"
 
@@ -17,7 +18,10 @@ CUresult check(CUdeviceptr dst, size_t element, size_t width, size_t pitch, size
     return CUDA_ERROR_INVALID_VALUE;
   }
   size_t extent = (rows - 1) * pitch + width * element;
-  if (!state().ranges.covers(dst, extent, Range::Kind::kDevice)) return CUDA_ERROR_INVALID_VALUE;
+  if (!state().ranges.covers(dst, extent, Range::Kind::kDevice)) {
+    BF_DEBUG("a set of {} bytes at {:#x} is not within known device memory", extent, dst);
+    return CUDA_ERROR_INVALID_VALUE;
+  }
   return check_legacy(stream);
 }
 

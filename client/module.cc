@@ -67,6 +67,7 @@ CUresult handle_cuModuleGetFunction(CUfunction* hfunc, CUmodule hmod, const char
   }
   std::span<const std::byte> facts;
   CUfunction made = nullptr;
+  *hfunc = nullptr;  // what the driver leaves behind for an unknown name (580.159.04)
   if (CUresult result = remote_cuModuleGetFunction(&made, hmod, name, facts); result != CUDA_SUCCESS) return result;
   Function* function = state().functions.find(value_of(made));
   if (!set_facts(*function, facts)) return malformed_reply("cuModuleGetFunction");

@@ -42,6 +42,15 @@ inline CUresult enter() noexcept {
 // `count` is this stub's own counter.
 CUresult denied(const char* symbol, std::atomic<uint32_t>& count) noexcept;
 
+// Says at debug level which call gives the program an error: the first thing to look at when a program misbehaves.
+void log_refusal(const char* symbol, CUresult result) noexcept;
+
+// What a stub returns goes through here.
+inline CUresult answered(const char* symbol, CUresult result) noexcept {
+  if (result != CUDA_SUCCESS && result != CUDA_ERROR_NOT_READY) [[unlikely]] log_refusal(symbol, result);
+  return result;
+}
+
 // --- The per-thread default stream
 // -------------------------------------------------------------------------------------
 

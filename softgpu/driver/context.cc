@@ -10,6 +10,7 @@
 #include "softgpu/driver/module.h"
 #include "softgpu/driver/pool.h"
 #include "softgpu/driver/stream.h"
+#include "softgpu/driver/thread_value.h"
 
 namespace bf::softgpu {
 namespace {
@@ -17,10 +18,8 @@ namespace {
 std::mutex g_primary_mutex;  // retain counts and state changes of primary contexts
 std::atomic<uint64_t> g_last_context_id{0};
 
-std::vector<ContextRef>& context_stack() {
-  thread_local std::vector<ContextRef> stack;
-  return stack;
-}
+struct StackTag;
+std::vector<ContextRef>& context_stack() { return thread_value<std::vector<ContextRef>, StackTag>(); }
 
 constexpr uint32_t kKnownFlags = CU_CTX_FLAGS_MASK;
 

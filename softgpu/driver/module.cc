@@ -221,6 +221,7 @@ BF_API CUresult cuModuleGetFunction(CUfunction* out, CUmodule handle, const char
   ModuleRef module;
   BF_TRY(find_module(handle, &module));
   const ptx::KernelInfo* info = module->program->find_kernel(name);
+  *out = nullptr;  // as the real driver does (580.159.04)
   if (!info) return CUDA_ERROR_NOT_FOUND;
   *out = module->functions[info->index];
   return CUDA_SUCCESS;

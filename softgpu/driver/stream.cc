@@ -5,6 +5,7 @@
 #include "proto/api/softgpu_support.h"
 #include "softgpu/driver/driver.h"
 #include "softgpu/driver/graph.h"
+#include "softgpu/driver/thread_value.h"
 
 namespace bf::softgpu {
 namespace {
@@ -35,10 +36,8 @@ struct PerThreadStreams {
   }
 };
 
-thread_local PerThreadStreams t_streams;
-
 StreamRef own_stream(const ContextRef& context) {
-  StreamRef& slot = t_streams.by_context[context->id];
+  StreamRef& slot = thread_value<PerThreadStreams, PerThreadStreams>().by_context[context->id];
   if (slot && slot->context->active) {
     std::lock_guard lock(context->mutex);
     for (const StreamRef& stream : context->streams)

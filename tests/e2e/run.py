@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs end-to-end programs natively on the software driver and through bfrun, and compares output and exit status byte
 for byte. Each transport is a run of its own: tcp and shm against one bfserver that this script starts and stops, and
-loopback - client and worker in one process - where BF_E2E_LOOPBACK_LIB names the folder of that library.
+loopback, client and worker in one process (tests/loopback).
 
   run.py --build build                    every program, every transport
   run.py --build build events streams     some programs
@@ -63,11 +63,11 @@ def run_program(build, server, name, transports, report):
     report.add(name, "native", native, judge_native(name, settings, native))
     for transport in transports:
         if transport == "loopback":
-            library = os.environ.get("BF_E2E_LOOPBACK_LIB")
-            if not library:
-                report.skip(name, transport, "BF_E2E_LOOPBACK_LIB is not set")
+            library = build.shim / "loopback"
+            if not library.exists():
+                report.skip(name, transport, f"{library} was not built")
                 continue
-            remote = harness.run_native(command, {**settings, "env": {**settings["env"], "BF_SOFTWARE_DRIVER": str(build.software / "libcuda.so.1")}},
+            remote = harness.run_native(command, {**settings, "env": {**settings["env"], "BF_DRIVER": str(build.software / "libcuda.so.1")}},
                                         [library, *toolkit], gpus)
         else:
             remote = server.run(command, settings, transport, gpus, library_path=toolkit)

@@ -33,7 +33,7 @@ def stub(symbol):
         stream = next((p["name"] for p in symbol.params if p["type"] == "CUstream"), "")
         if not stream:
             body += "  PerThreadScope scope;\n"
-    return head + body + f"  return entry_{row.name}({pass_args(symbol, stream)});\n}}\n"
+    return head + body + f'  return answered("{symbol.name}", entry_{row.name}({pass_args(symbol, stream)}));\n}}\n'
 
 
 def emit_stubs(model):
