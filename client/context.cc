@@ -196,6 +196,7 @@ CUresult handle_cuCtxCreate_v4(CUcontext* pctx, CUctxCreateParams* params, unsig
 }
 
 CUresult handle_cuCtxDestroy_v2(CUcontext ctx) noexcept {
+  if (!ctx) return CUDA_ERROR_INVALID_VALUE;  // measured, 580.159.04
   Context* context = state().contexts.find(value_of(ctx));
   if (!context || context->primary || !context->alive()) return CUDA_ERROR_INVALID_CONTEXT;
   end_life(value_of(ctx), *context);
@@ -304,6 +305,8 @@ CUresult handle_cuCtxGetFlags(unsigned int* flags) noexcept {
   Context* context = state().contexts.find(current_context());
   if (!context) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
   *flags = context->flags.load(std::memory_order_relaxed);
+  // A primary context always maps host memory; its state (cuDevicePrimaryCtxGetState) does not say so (580.159.04).
+  if (context->primary) *flags |= CU_CTX_MAP_HOST;
   return CUDA_SUCCESS;
 }
 

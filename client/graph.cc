@@ -1,9 +1,12 @@
 // Graphs. The driver on the server keeps them; the client adds what they need of this process: host copies through
 // staging, done around each launch, and host functions.
+#include <algorithm>
+
 #include "api/remote.h"
 #include "client/capture.h"
 #include "client/contexts.h"
 #include "client/copies.h"
+#include "client/functions.h"
 #include "client/launch.h"
 
 namespace bf::client {
@@ -30,12 +33,38 @@ CUresult pack_node(const CUDA_KERNEL_NODE_PARAMS* node, PackedParameters* packed
   return packed->pack(*function, node->kernelParams, node->extra);
 }
 
+// What a handler here made: the program gets it, and its handle ends with the graph.
+CUresult give_node(Graph& graph, CUgraphNode made, CUgraphNode* node) {
+  graph.nodes.push_back(value_of(made));
+  *node = made;
+  return CUDA_SUCCESS;
+}
+
+// Puts `packed` into the node's own memory. What it holds already stays where it is: the program may have its address.
+void** keep_parameters(GraphNode& node, const void* code, const Function& function, std::span<const std::byte> packed) {
+  std::lock_guard guard(node.lock);
+  if (node.code != code || !std::ranges::equal(node.parameters, packed)) {
+    node.code = code;
+    node.parameters.assign(packed.begin(), packed.end());
+    node.pointers.clear();
+    for (const ParameterInfo& info : function.parameters) node.pointers.push_back(node.parameters.data() + info.offset);
+  }
+  return node.pointers.empty() ? nullptr : node.pointers.data();
+}
+
 }  // namespace
 
 CUresult handle_cuGraphDestroy(CUgraph hGraph) noexcept {
+  if (!hGraph) return CUDA_ERROR_INVALID_VALUE;
   GraphData data;  // its staging goes after the graph
-  if (Graph* object = state().graphs.find(value_of(hGraph))) data = std::move(object->data);
-  return hGraph ? post_cuGraphDestroy(hGraph) : CUDA_ERROR_INVALID_VALUE;
+  std::vector<uint64_t> nodes;
+  if (Graph* object = state().graphs.find(value_of(hGraph))) {
+    data = std::move(object->data);
+    nodes = std::move(object->nodes);
+  }
+  const CUresult result = post_cuGraphDestroy(hGraph);
+  for (uint64_t node : nodes) state().graph_nodes.erase(node);
+  return result;
 }
 
 CUresult handle_cuGraphClone(CUgraph* phGraphClone, CUgraph originalGraph) noexcept {
@@ -108,12 +137,39 @@ CUresult handle_cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph, CUg
 CUresult handle_cuGraphAddKernelNode_v2(CUgraphNode* phGraphNode, CUgraph hGraph, const CUgraphNode* dependencies,
                                         size_t numDependencies, const CUDA_KERNEL_NODE_PARAMS* nodeParams) noexcept {
   if (!phGraphNode) return CUDA_ERROR_INVALID_VALUE;
+  Graph* graph = graph_object(hGraph);
+  if (!graph) return CUDA_ERROR_INVALID_VALUE;
   PackedParameters packed;
   if (CUresult result = pack_node(nodeParams, &packed); result != CUDA_SUCCESS) return result;
   CUgraphNode made = nullptr;
   CUresult result = remote_cuGraphAddKernelNode_v2(&made, hGraph, dependencies, numDependencies, nodeParams, packed.bytes());
-  if (result == CUDA_SUCCESS) *phGraphNode = made;
-  return result;
+  return result == CUDA_SUCCESS ? give_node(*graph, made, phGraphNode) : result;
+}
+
+CUresult handle_cuGraphKernelNodeGetParams_v2(CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS* nodeParams) noexcept {
+  if (!nodeParams) return CUDA_ERROR_INVALID_VALUE;
+  CUDA_KERNEL_NODE_PARAMS found{};
+  std::span<const std::byte> packed;
+  if (CUresult result = remote_cuGraphKernelNodeGetParams_v2(hNode, &found, packed); result != CUDA_SUCCESS) return result;
+  // The driver tells a function also for a node that was made from a kernel, and perhaps a kernel for a function: of
+  // the two at least one is what the program used.
+  if (!state().kernels.find(value_of(found.kern))) found.kern = nullptr;
+  const void* code = found.kern ? static_cast<const void*>(found.kern) : found.func;
+  const Function* function = state().code(code);
+  if (!function) return CUDA_ERROR_INVALID_HANDLE;
+  if (packed.size() != function->parameter_bytes) return malformed_reply("cuGraphKernelNodeGetParams_v2");
+  const uint64_t value = value_of(hNode);
+  GraphNode* node = state().graph_nodes.find(value);
+  if (!node) node = state().graph_nodes.adopt(value);
+  if (!node) return CUDA_ERROR_INVALID_VALUE;
+  found.kernelParams = keep_parameters(*node, code, *function, packed);
+  if (found.func && !state().code(found.func)) {
+    std::optional<CurrentContext> current;
+    if (found.ctx) current.emplace(value_of(found.ctx));
+    if (CUresult result = function_of_kernel(found.kern, &found.func); result != CUDA_SUCCESS) return result;
+  }
+  *nodeParams = found;
+  return CUDA_SUCCESS;
 }
 
 CUresult handle_cuGraphKernelNodeSetParams_v2(CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS* nodeParams) noexcept {
@@ -152,8 +208,7 @@ CUresult handle_cuGraphAddMemcpyNode(CUgraphNode* phGraphNode, CUgraph hGraph, c
   CUresult result = remote_cuGraphAddMemcpyNode(&made, hGraph, dependencies, numDependencies, &box.copy, ctx);
   if (result != CUDA_SUCCESS) return result;
   if (copy.staging) graph->data.copies.push_back(std::move(copy));
-  *phGraphNode = made;
-  return CUDA_SUCCESS;
+  return give_node(*graph, made, phGraphNode);
 }
 
 CUresult handle_cuGraphAddHostNode(CUgraphNode* phGraphNode, CUgraph hGraph, const CUgraphNode* dependencies,
@@ -170,8 +225,7 @@ CUresult handle_cuGraphAddHostNode(CUgraphNode* phGraphNode, CUgraph hGraph, con
   CUresult result = remote_cuGraphAddHostNode(&made, hGraph, dependencies, numDependencies, nullptr, callback->id);
   if (result != CUDA_SUCCESS) return result;
   graph->data.callbacks.push_back(std::move(callback));
-  *phGraphNode = made;
-  return CUDA_SUCCESS;
+  return give_node(*graph, made, phGraphNode);
 }
 
 CUresult handle_cuGraphAddChildGraphNode(CUgraphNode* phGraphNode, CUgraph hGraph, const CUgraphNode* dependencies,
@@ -183,8 +237,7 @@ CUresult handle_cuGraphAddChildGraphNode(CUgraphNode* phGraphNode, CUgraph hGrap
   CUresult result = remote_cuGraphAddChildGraphNode(&made, hGraph, dependencies, numDependencies, childGraph);
   if (result != CUDA_SUCCESS) return result;
   graph->data.add(data_of(childGraph));
-  *phGraphNode = made;
-  return CUDA_SUCCESS;
+  return give_node(*graph, made, phGraphNode);
 }
 
 }  // namespace bf::client

@@ -60,6 +60,7 @@ HandleMakerBase* State::maker(HandleKind kind) {
     case HandleKind::kFunction: return &functions;
     case HandleKind::kKernel: return &kernels;
     case HandleKind::kGraph: return &graphs;
+    case HandleKind::kGraphNode: return &graph_nodes;
     case HandleKind::kGraphExec: return &graph_execs;
     default: return kind > HandleKind::kNone && kind < HandleKind::kCount ? others[size_t(kind)].get() : nullptr;
   }

@@ -98,6 +98,15 @@ struct Event {
 
 struct Graph {
   GraphData data;
+  std::vector<uint64_t> nodes;  // those that handlers here made: their handles end with the graph's
+};
+// What cuGraphKernelNodeGetParams handed out: the program may read it until the node's parameters change or the node is
+// gone. Nodes that the worker named keep it until the worker uses the value's slot again.
+struct GraphNode {
+  SpinLock lock;  // of everything below
+  const void* code = nullptr;
+  std::vector<std::byte> parameters;
+  std::vector<void*> pointers;
 };
 struct GraphExec {
   GraphData data;
@@ -161,6 +170,7 @@ struct State {
   HandleTable<Function, HandleKind::kFunction> functions;
   HandleTable<Function, HandleKind::kKernel> kernels;
   HandleTable<Graph, HandleKind::kGraph> graphs;
+  HandleTable<GraphNode, HandleKind::kGraphNode> graph_nodes;
   HandleTable<GraphExec, HandleKind::kGraphExec> graph_execs;
   std::array<std::unique_ptr<HandleMakerBase>, size_t(HandleKind::kCount)> others;  // the kinds without a table above
   RangeTable ranges;

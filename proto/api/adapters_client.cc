@@ -70,6 +70,19 @@ CUDA_KERNEL_NODE_PARAMS as_v2(const Old& old) {
   return params;
 }
 
+CUDA_KERNEL_NODE_PARAMS_v1 as_v1(const CUDA_KERNEL_NODE_PARAMS& k) {
+  return {.func = k.func,
+          .gridDimX = k.gridDimX,
+          .gridDimY = k.gridDimY,
+          .gridDimZ = k.gridDimZ,
+          .blockDimX = k.blockDimX,
+          .blockDimY = k.blockDimY,
+          .blockDimZ = k.blockDimZ,
+          .sharedMemBytes = k.sharedMemBytes,
+          .kernelParams = k.kernelParams,
+          .extra = k.extra};
+}
+
 CUDA_MEMSET_NODE_PARAMS as_v1(const CUDA_MEMSET_NODE_PARAMS_v2& m) {
   return {.dst = m.dst,
           .pitch = m.pitch,
@@ -86,6 +99,14 @@ CUresult handle_cuGraphAddKernelNode(CUgraphNode* phGraphNode, CUgraph hGraph, c
   if (!nodeParams) return CUDA_ERROR_INVALID_VALUE;
   const CUDA_KERNEL_NODE_PARAMS params = as_v2(*nodeParams);
   return entry_cuGraphAddKernelNode_v2(phGraphNode, hGraph, dependencies, numDependencies, &params);
+}
+
+CUresult handle_cuGraphKernelNodeGetParams(CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS_v1* nodeParams) noexcept {
+  if (!nodeParams) return CUDA_ERROR_INVALID_VALUE;
+  CUDA_KERNEL_NODE_PARAMS params{};
+  const CUresult result = entry_cuGraphKernelNodeGetParams_v2(hNode, &params);
+  if (result == CUDA_SUCCESS) *nodeParams = as_v1(params);
+  return result;
 }
 
 CUresult handle_cuGraphKernelNodeSetParams(CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS_v1* nodeParams) noexcept {

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <memory>
 #include <shared_mutex>
+#include <span>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -31,6 +33,8 @@ class Functions {
 
   // May `bytes` of packed parameters be passed to `function`? (A CUkernel passes as one.)
   bool accepts(CUfunction function, size_t bytes) const;
+  // The bytes behind the driver's kernelParams, packed. False if the function's parameters are not known.
+  bool gather(CUfunction function, void* const* pointers, std::string& packed) const;
   // Pointers into `packed`, one per parameter, as the driver's kernelParams. False if they do not fit.
   bool spread(CUfunction function, std::span<const std::byte> packed, std::vector<void*>& pointers) const;
 

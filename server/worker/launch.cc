@@ -1,4 +1,6 @@
 // Launches, and the parts of capture and graphs that need more than the driver's call.
+#include <algorithm>
+
 #include "base/log.h"
 #include "proto/api/launch_attributes.h"
 #include "server/worker/session.h"
@@ -46,6 +48,53 @@ CUresult note_refusal(Call& call, CUfunction f, const unsigned (&shape)[7], size
            int(result), name ? name : "?", shape[0], shape[1], shape[2], shape[3], shape[4], shape[5], shape[6], param_bytes);
   return result;
 }
+
+// The values of what dies with a graph: its nodes, its child graphs and theirs. The driver may give a dead node's address
+// to the next one, which a stale value must not reach. Collected before the driver destroys, erased after: an address
+// that another thread gets in between has a value of its own.
+class Dying {
+ public:
+  explicit Dying(Call& call) : call_(call) {}
+  void add_graph(CUgraph graph) {
+    std::vector<CUgraph> graphs{graph};
+    while (!graphs.empty()) {
+      const CUgraph next = graphs.back();
+      graphs.pop_back();
+      size_t count = 0;
+      if (call_.driver.cuGraphGetNodes(next, nullptr, &count) != CUDA_SUCCESS || count == 0) continue;
+      std::vector<CUgraphNode> nodes(count);
+      if (call_.driver.cuGraphGetNodes(next, nodes.data(), &count) != CUDA_SUCCESS) continue;
+      nodes.resize(std::min(count, nodes.size()));
+      for (CUgraphNode node : nodes) {
+        note(HandleKind::kGraphNode, uint64_t(node));
+        if (CUgraph child = child_of(node)) graphs.push_back(child);
+      }
+    }
+  }
+  // The caller erases the node itself.
+  void add_child_of(CUgraphNode node) {
+    if (CUgraph child = child_of(node)) add_graph(child);
+  }
+  void erase() {
+    for (const auto& [kind, value] : values_) call_.erase(kind, value);
+  }
+
+ private:
+  CUgraph child_of(CUgraphNode node) {
+    CUgraphNodeType type{};
+    CUgraph child = nullptr;
+    if (call_.driver.cuGraphNodeGetType(node, &type) != CUDA_SUCCESS || type != CU_GRAPH_NODE_TYPE_GRAPH) return nullptr;
+    if (call_.driver.cuGraphChildGraphNodeGetGraph(node, &child) != CUDA_SUCCESS) return nullptr;
+    note(HandleKind::kGraph, uint64_t(child));
+    return child;
+  }
+  void note(HandleKind kind, uint64_t real) {
+    if (const uint64_t value = session_of(call_).handles.find_value(kind, real)) values_.emplace_back(kind, value);
+  }
+
+  Call& call_;
+  std::vector<std::pair<HandleKind, uint64_t>> values_;
+};
 
 // Node parameters with the packed buffer spread into kernelParams.
 bool with_params(Call& call, const CUDA_KERNEL_NODE_PARAMS* given, std::span<const std::byte> params,
@@ -118,6 +167,22 @@ CUresult handle_cuStreamGetCaptureInfo_v3(Call& call, CUstream hStream, CUstream
   return CUDA_SUCCESS;
 }
 
+CUresult handle_cuGraphDestroy(Call& call, CUgraph hGraph) {
+  Dying dying(call);
+  dying.add_graph(hGraph);
+  const CUresult result = call.driver.cuGraphDestroy(hGraph);
+  if (result == CUDA_SUCCESS) dying.erase();
+  return result;
+}
+
+CUresult handle_cuGraphDestroyNode(Call& call, CUgraphNode hNode) {
+  Dying dying(call);
+  dying.add_child_of(hNode);
+  const CUresult result = call.driver.cuGraphDestroyNode(hNode);
+  if (result == CUDA_SUCCESS) dying.erase();
+  return result;
+}
+
 CUresult handle_cuGraphAddKernelNode_v2(Call& call, CUgraphNode* phGraphNode, CUgraph hGraph,
                                         const CUgraphNode* dependencies, size_t numDependencies,
                                         const CUDA_KERNEL_NODE_PARAMS* nodeParams, std::span<const std::byte> params) {
@@ -125,6 +190,20 @@ CUresult handle_cuGraphAddKernelNode_v2(Call& call, CUgraphNode* phGraphNode, CU
   std::vector<void*> pointers;
   if (!with_params(call, nodeParams, params, full, pointers)) return CUDA_ERROR_INVALID_VALUE;
   return call.driver.cuGraphAddKernelNode_v2(phGraphNode, hGraph, dependencies, numDependencies, &full);
+}
+
+CUresult handle_cuGraphKernelNodeGetParams_v2(Call& call, CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS* nodeParams,
+                                              std::span<const std::byte>& params) {
+  if (!nodeParams) return CUDA_ERROR_INVALID_VALUE;
+  const CUresult result = call.driver.cuGraphKernelNodeGetParams_v2(hNode, nodeParams);
+  if (result != CUDA_SUCCESS) return result;
+  const Functions& functions = session_of(call).functions;
+  std::string packed;
+  if (!functions.gather(reinterpret_cast<CUfunction>(nodeParams->kern), nodeParams->kernelParams, packed) &&
+      !functions.gather(nodeParams->func, nodeParams->kernelParams, packed))
+    return CUDA_ERROR_NOT_SUPPORTED;  // launched in the packed form alone: nothing tells where its parameters lie
+  params = keep(call, packed);
+  return params.size() == packed.size() ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
 CUresult handle_cuGraphKernelNodeSetParams_v2(Call& call, CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS* nodeParams,

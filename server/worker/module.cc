@@ -259,6 +259,18 @@ bool Functions::spread(CUfunction function, std::span<const std::byte> packed, s
   return true;
 }
 
+bool Functions::gather(CUfunction function, void* const* pointers, std::string& packed) const {
+  std::shared_lock guard(mutex_);
+  const auto found = parameters_.find(uint64_t(function));
+  if (found == parameters_.end() || !found->second.known || (!pointers && found->second.bytes > 0)) return false;
+  packed.assign(found->second.bytes, '\0');
+  for (size_t i = 0; i < found->second.list.size(); ++i) {
+    const ParameterInfo& parameter = found->second.list[i];
+    std::memcpy(packed.data() + parameter.offset, pointers[i], parameter.size);
+  }
+  return true;
+}
+
 // --- Modules
 // -------------------------------------------------------------------------------------------------------------
 

@@ -239,6 +239,7 @@ BF_API CUresult cuCtxCreate_v4(CUcontext* pctx, CUctxCreateParams* params, unsig
 
 BF_API CUresult cuCtxDestroy_v2(CUcontext handle) {
   BF_ENTER();
+  if (!handle) return CUDA_ERROR_INVALID_VALUE;
   ContextRef context = contexts().find(handle);
   if (!context || context->primary) return CUDA_ERROR_INVALID_CONTEXT;
   deactivate(context);
@@ -309,7 +310,7 @@ BF_API CUresult cuCtxGetFlags(unsigned int* flags) {
   if (!flags) return CUDA_ERROR_INVALID_VALUE;
   ContextRef context = current_or_null();
   if (!context) return CUDA_ERROR_INVALID_CONTEXT;
-  *flags = context->flags;
+  *flags = context->flags | (context->primary ? CU_CTX_MAP_HOST : 0);  // its state does not show the bit (580.159.04)
   return CUDA_SUCCESS;
 }
 

@@ -60,6 +60,15 @@ class Run:
         return "; ".join(found)
 
 
+def gpu_name():
+    """The first GPU that nvidia-smi names, or None where there is none."""
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return listed.stdout.splitlines()[0] if listed.returncode == 0 and listed.stdout else None
+
+
 def clean_environment():
     """The environment without anything that would steer the driver or Backfield."""
     drop = ("BF_", "LD_LIBRARY_PATH", "LD_PRELOAD", "CUDA_")

@@ -26,14 +26,6 @@ SKIPPED = 77
 FRAMEWORKS = {"torch_matmul": "torch", "torch_train": "torch", "torch_graph": "torch", "cupy_sum": "cupy", "jax_matmul": "jax"}
 
 
-def gpu_name():
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return listed.stdout.splitlines()[0] if listed.returncode == 0 and listed.stdout else None
-
-
 class Results:
     def __init__(self):
         self.rows = []
@@ -122,7 +114,7 @@ def main():
     parser.add_argument("--transports", default="tcp,shm")
     parser.add_argument("--no-frameworks", action="store_true")
     arguments = parser.parse_args()
-    gpu = gpu_name()
+    gpu = harness.gpu_name()
     if gpu is None:
         print("skipped: there is no GPU here (nvidia-smi -L names none)")
         return 0

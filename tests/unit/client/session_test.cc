@@ -166,6 +166,7 @@ TEST(Session, TheStackOfContextsIsTheThreads) {
     EXPECT_EQ(got, live.context);
     EXPECT_EQ(cuCtxSetCurrent(made), CUDA_ERROR_INVALID_CONTEXT);
     EXPECT_EQ(cuCtxDestroy_v2(made), CUDA_ERROR_INVALID_CONTEXT);
+    EXPECT_EQ(cuCtxDestroy_v2(nullptr), CUDA_ERROR_INVALID_VALUE);
     EXPECT_OK(cuCtxSetCurrent(nullptr));
     EXPECT_OK(cuCtxGetCurrent(&got));
     EXPECT_EQ(got, nullptr);

@@ -88,10 +88,13 @@ Server::~Server() {
   if (pid_ > 0) {
     ::kill(pid_, SIGTERM);
     ::kill(pid_, SIGTERM);
-    if (wait(5s) == -1) {
-      ADD_FAILURE() << "bfserver did not end: " << log();
+    int status = wait(5s);
+    if (status == -1) {
       ::kill(pid_, SIGKILL);
       wait(5s);
+    }
+    if (ready()) {
+      EXPECT_EQ(status, 0) << "bfserver must end in order";
     }
   }
   if (testing::Test::HasFailure()) fprintf(stderr, "--- bfserver said:\n%s---\n", log().c_str());

@@ -87,6 +87,23 @@ TEST_F(Driver, KeepsAStackOfContextsPerThread) {
   ASSERT_OK(CU(cuCtxDestroy_v2)(other));
   EXPECT_CU(CUDA_ERROR_INVALID_CONTEXT, CU(cuCtxSetCurrent)(other));
   EXPECT_CU(CUDA_ERROR_INVALID_CONTEXT, CU(cuCtxDestroy_v2)(other));
+  EXPECT_CU(CUDA_ERROR_INVALID_VALUE, CU(cuCtxDestroy_v2)(nullptr));
+}
+
+TEST_F(Driver, OnlyPrimaryContextsReportMappedHostMemory) {
+  CUcontext primary, popped;
+  unsigned flags = 0;
+  int active = 0;
+  ASSERT_OK(CU(cuCtxGetFlags)(&flags));  // of the fixture's own context
+  EXPECT_EQ(0u, flags & CU_CTX_MAP_HOST);
+  ASSERT_OK(CU(cuDevicePrimaryCtxRetain)(&primary, 1));
+  ASSERT_OK(CU(cuCtxPushCurrent_v2)(primary));
+  ASSERT_OK(CU(cuCtxGetFlags)(&flags));
+  EXPECT_EQ(unsigned(CU_CTX_MAP_HOST), flags & CU_CTX_MAP_HOST);
+  ASSERT_OK(CU(cuDevicePrimaryCtxGetState)(1, &flags, &active));
+  EXPECT_EQ(0u, flags & CU_CTX_MAP_HOST);
+  ASSERT_OK(CU(cuCtxPopCurrent_v2)(&popped));
+  ASSERT_OK(CU(cuDevicePrimaryCtxRelease_v2)(1));
 }
 
 TEST_F(Driver, NamesItsErrors) {

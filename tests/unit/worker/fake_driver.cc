@@ -189,6 +189,46 @@ void fill_streams(DriverApi& api) {
   api.cuStreamDestroy_v2 = [](CUstream) { return CUDA_SUCCESS; };
 }
 
+// A function with a pointer and an int, and one graph at a time: every graph is at the same address, and so are its one
+// kernel node, its one child graph and the child's node.
+void fill_graphs(DriverApi& api) {
+  static constexpr uint64_t kGraph = 0x3000, kChild = 0x3800;
+  api.cuModuleGetFunction = [](CUfunction* function, CUmodule, const char*) {
+    return *function = reinterpret_cast<CUfunction>(0x4000), CUDA_SUCCESS;
+  };
+  api.cuFuncGetParamInfo = [](CUfunction, size_t index, size_t* offset, size_t* size) {
+    if (index > 1) return CUDA_ERROR_INVALID_VALUE;
+    *offset = index * 8;
+    *size = index ? 4 : 8;
+    return CUDA_SUCCESS;
+  };
+  api.cuFuncGetAttribute = [](int*, CUfunction_attribute, CUfunction) { return CUDA_ERROR_INVALID_VALUE; };
+  api.cuGraphCreate = [](CUgraph* graph, unsigned) { return *graph = reinterpret_cast<CUgraph>(kGraph), CUDA_SUCCESS; };
+  api.cuGraphDestroy = [](CUgraph) { return CUDA_SUCCESS; };
+  api.cuGraphGetNodes = [](CUgraph graph, CUgraphNode* nodes, size_t* count) {
+    *count = uint64_t(graph) == kGraph ? 2 : 1;
+    for (size_t i = 0; nodes && i < *count; ++i) nodes[i] = reinterpret_cast<CUgraphNode>(uint64_t(graph) + 16 * (i + 1));
+    return CUDA_SUCCESS;
+  };
+  api.cuGraphNodeGetType = [](CUgraphNode node, CUgraphNodeType* type) {
+    return *type = uint64_t(node) == kGraph + 32 ? CU_GRAPH_NODE_TYPE_GRAPH : CU_GRAPH_NODE_TYPE_KERNEL, CUDA_SUCCESS;
+  };
+  api.cuGraphChildGraphNodeGetGraph = [](CUgraphNode, CUgraph* graph) {
+    return *graph = reinterpret_cast<CUgraph>(kChild), CUDA_SUCCESS;
+  };
+  api.cuGraphDestroyNode = [](CUgraphNode) { return CUDA_SUCCESS; };
+  api.cuGraphKernelNodeGetParams_v2 = [](CUgraphNode, CUDA_KERNEL_NODE_PARAMS* params) {
+    static uint64_t pointer = 0x1122334455667788;
+    static int number = 42;
+    static void* pointers[] = {&pointer, &number};
+    *params = {};
+    params->func = reinterpret_cast<CUfunction>(0x4000);
+    params->gridDimX = 7;
+    params->kernelParams = pointers;
+    return CUDA_SUCCESS;
+  };
+}
+
 }  // namespace
 
 FakeDriver::FakeDriver() {
@@ -198,6 +238,7 @@ FakeDriver::FakeDriver() {
   fill_contexts(api);
   fill_memory(api);
   fill_streams(api);
+  fill_graphs(api);
 }
 
 FakeDriver::~FakeDriver() {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <numeric>
 #include <random>
 
@@ -243,6 +244,65 @@ TEST_F(SessionTest, UnknownHandlesNeverReachTheDriver) {
   const auto forged = reinterpret_cast<CUstream>(Handle{HandleKind::kStream, HandleMaker::kClient, 1, 5}.pack());
   EXPECT_EQ(remote_cuStreamSynchronize(forged), CUDA_ERROR_INVALID_HANDLE);
   EXPECT_EQ(remote_cuStreamSynchronize(reinterpret_cast<CUstream>(0x7f0000001000)), CUDA_ERROR_INVALID_HANDLE);
+}
+
+std::vector<CUgraphNode> nodes_of(CUgraph graph) {
+  CUgraphNode nodes[2];
+  size_t count = 2;
+  EXPECT_EQ(remote_cuGraphGetNodes(graph, nodes, &count), CUDA_SUCCESS);
+  return {nodes, nodes + std::min<size_t>(count, 2)};
+}
+
+TEST_F(SessionTest, NodesDieWithTheirGraphAndItsChildren) {
+  start_with_context();
+  CUgraph graph = nullptr, child = nullptr;
+  ASSERT_EQ(remote_cuGraphCreate(&graph, 0), CUDA_SUCCESS);
+  const auto nodes = nodes_of(graph);
+  ASSERT_EQ(nodes.size(), 2u);
+  ASSERT_EQ(remote_cuGraphChildGraphNodeGetGraph(nodes[1], &child), CUDA_SUCCESS);
+  const auto inner = nodes_of(child);
+  ASSERT_EQ(inner.size(), 1u);
+  CUgraphNodeType type{};
+  EXPECT_EQ(remote_cuGraphNodeGetType(inner[0], &type), CUDA_SUCCESS);
+  ASSERT_EQ(post_cuGraphDestroy(graph), CUDA_SUCCESS);
+  CUgraph next = nullptr;  // the driver uses every address again
+  ASSERT_EQ(remote_cuGraphCreate(&next, 0), CUDA_SUCCESS);
+  const auto fresh = nodes_of(next);
+  EXPECT_EQ(remote_cuGraphNodeGetType(nodes[0], &type), CUDA_ERROR_INVALID_HANDLE);
+  EXPECT_EQ(remote_cuGraphNodeGetType(nodes[1], &type), CUDA_ERROR_INVALID_HANDLE);
+  EXPECT_EQ(remote_cuGraphNodeGetType(inner[0], &type), CUDA_ERROR_INVALID_HANDLE);
+  size_t count = 0;
+  EXPECT_EQ(remote_cuGraphGetNodes(child, nullptr, &count), CUDA_ERROR_INVALID_HANDLE);
+  EXPECT_EQ(remote_cuGraphNodeGetType(fresh[0], &type), CUDA_SUCCESS);
+  ASSERT_EQ(remote_cuGraphChildGraphNodeGetGraph(fresh[1], &child), CUDA_SUCCESS);
+  ASSERT_EQ(remote_cuGraphDestroyNode(fresh[1]), CUDA_SUCCESS);
+  EXPECT_EQ(remote_cuGraphNodeGetType(fresh[1], &type), CUDA_ERROR_INVALID_HANDLE);
+  EXPECT_EQ(remote_cuGraphGetNodes(child, nullptr, &count), CUDA_ERROR_INVALID_HANDLE);
+  EXPECT_EQ(remote_cuGraphNodeGetType(fresh[0], &type), CUDA_SUCCESS);
+}
+
+TEST_F(SessionTest, ParametersOfKernelNodesComePacked) {
+  start_with_context();
+  CUgraph graph = nullptr;
+  ASSERT_EQ(remote_cuGraphCreate(&graph, 0), CUDA_SUCCESS);
+  const CUgraphNode node = nodes_of(graph)[0];
+  CUDA_KERNEL_NODE_PARAMS params{};
+  std::span<const std::byte> bytes;
+  EXPECT_EQ(remote_cuGraphKernelNodeGetParams_v2(node, &params, bytes), CUDA_ERROR_NOT_SUPPORTED);  // of what function?
+  CUfunction function = nullptr;
+  std::span<const std::byte> facts;
+  ASSERT_EQ(remote_cuModuleGetFunction(&function, nullptr, "add", facts), CUDA_SUCCESS);
+  ASSERT_EQ(remote_cuGraphKernelNodeGetParams_v2(node, &params, bytes), CUDA_SUCCESS);
+  EXPECT_EQ(params.func, function);
+  EXPECT_EQ(params.gridDimX, 7u);
+  EXPECT_EQ(params.kernelParams, nullptr);  // no address of the worker's travels
+  uint64_t pointer = 0;
+  int number = 0;
+  ASSERT_EQ(bytes.size(), 12u);
+  std::memcpy(&pointer, bytes.data(), 8);
+  std::memcpy(&number, bytes.data() + 8, 4);
+  EXPECT_EQ(pointer, 0x1122334455667788u);
+  EXPECT_EQ(number, 42);
 }
 
 // --- What breaks the protocol ends the session
