@@ -2,6 +2,7 @@
 #include "driver.h"
 
 int main() {
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);  // what was said stays said if the driver crashes
   CUdevice device = 0;
   CUcontext context;
   CUdeviceptr memory;
