@@ -26,7 +26,6 @@ int main() {
   SHOW(cuDeviceGet(&device, -1));
   SHOW(cuDeviceGet(nullptr, 0));
   SHOW(cuDeviceGet(&device, 0));
-  SHOW(cuDeviceGetName(text, 0, device));
   SHOW(cuDeviceGetName(text, 4, device));
   std::printf("cut to %zu characters\n", std::strlen(text));
   SHOW(cuDeviceGetAttribute(&value, CUdevice_attribute(9999), device));
