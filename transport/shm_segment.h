@@ -139,6 +139,7 @@ class RingWriter {
 
   // Copies in `count` <= room() bytes; the consumer sees them after publish().
   void put(const std::byte* from, size_t count) {
+    if (count == 0) return;  // `from` may be null then
     size_t at = size_t(head_ & (bytes_.size() - 1));
     size_t first = std::min(count, bytes_.size() - at);
     memcpy(bytes_.data() + at, from, first);
