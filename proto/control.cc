@@ -330,7 +330,6 @@ static void visit(V& v, M& m) {
   v.number(2, m.status);
   v.number(3, m.watermark);
   v.number(4, m.data_frames);
-  v.number(4, m.data_frames);
 }
 
 template <class V, Is<WorkerDevice> M>
