@@ -349,7 +349,7 @@ bool Session::dispatch(const FrameHeader& header, Bytes body, Bytes payload) {
   switch (Opcode(header.opcode)) {
     case Opcode::kData: {
       auto notice = control::decode_DataNotice(body);
-      return notice.ok() && landing_.data(notice->ticket, notice->offset, payload);
+      return notice.ok() && landing_.data(notice->ticket, notice->offset, payload, notice->watermark);
     }
     case Opcode::kAsyncError: {
       auto notice = control::decode_AsyncErrorNotice(body);

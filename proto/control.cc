@@ -310,6 +310,7 @@ template <class V, Is<DataNotice> M>
 static void visit(V& v, M& m) {
   v.number(1, m.ticket);
   v.number(2, m.offset);
+  v.number(3, m.watermark);
 }
 
 template <class V, Is<AsyncErrorNotice> M>

@@ -129,6 +129,7 @@ struct ErrorReply {
 struct DataNotice {
   uint64_t ticket = 0;
   uint64_t offset = 0;
+  uint64_t watermark = 0;
 };
 struct AsyncErrorNotice {
   uint32_t result = 0;

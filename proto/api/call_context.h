@@ -56,6 +56,9 @@ class Call {
   // The object died.
   virtual void erase(HandleKind kind, uint64_t value) = 0;
 
+  // The call is refused before its handler ran: the bytes of this bulk transfer have no reader.
+  virtual void drop_transfer(uint64_t transfer) = 0;
+
   // The value under which the client knows `real`; one made by the worker if it does not know it yet. 0 for NULL, and
   // when the table is full.
   virtual uint64_t value_of(HandleKind kind, uint64_t real) = 0;

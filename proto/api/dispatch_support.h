@@ -23,6 +23,12 @@ inline Outcome refuse(Call& call, CUresult why) {
   return Outcome::kDone;
 }
 
+// The same for a call that brings a bulk transfer.
+inline Outcome refuse(Call& call, CUresult why, uint64_t transfer) {
+  if (transfer) call.drop_transfer(transfer);
+  return refuse(call, why);
+}
+
 // --- Handles
 // -----------------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 #include "server/worker/outbox.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "proto/api/wire.h"
@@ -8,8 +9,8 @@
 namespace bf::server {
 namespace {
 
-// Header and DataNotice (two varints with their tags).
-constexpr size_t kDataHeadBound = sizeof(FrameHeader) + 2 * wire::kVarintBound;
+// Header and DataNotice (three varints with their tags).
+constexpr size_t kDataHeadBound = sizeof(FrameHeader) + 3 * wire::kVarintBound;
 constexpr size_t kOutsBound = limits::kBodyBytes - wire::kReplyHeadBound;
 
 }  // namespace
@@ -34,16 +35,20 @@ void Outbox::push_finished_locked() {
   if (!pieces_open()) return;
   {
     std::lock_guard guard(pieces_mutex_);
-    size_t kept = 0;
-    for (Piece& piece : pieces_) {
-      if (fences_.done(piece.fence)) {
-        finished_.push_back(piece);
+    // From the newest to the oldest: of two pieces in one stream the older one is done when the newer one is, and must
+    // not be missed because it was looked at earlier.
+    auto kept = pieces_.end();
+    for (auto piece = pieces_.end(); piece != pieces_.begin();) {
+      --piece;
+      if (fences_.done(piece->fence)) {
+        finished_.push_back(*piece);
       } else {
-        pieces_[kept++] = piece;
+        *--kept = *piece;
       }
     }
-    pieces_.resize(kept);
-    open_.store(kept, std::memory_order_release);
+    std::reverse(finished_.begin(), finished_.end());
+    pieces_.erase(pieces_.begin(), kept);
+    open_.store(pieces_.size(), std::memory_order_release);
   }
   heads_.resize(finished_.size() * kDataHeadBound);
   std::byte* head = heads_.data();
@@ -58,6 +63,7 @@ void Outbox::push_finished_locked() {
     std::byte* body = head + sizeof(FrameHeader);
     std::byte* end = wire::put_u64<1>(body, piece.ticket);
     if (piece.offset) end = wire::put_u64<2>(end, piece.offset);
+    if (mark_.watermark) end = wire::put_u64<3>(end, mark_.watermark);
     const FrameHeader header{uint32_t(end - body), piece.bytes, uint16_t(Opcode::kData), 0, 0};
     std::memcpy(head, &header, sizeof(header));
     parts_.push_back({head, size_t(end - head)});

@@ -75,6 +75,7 @@ class Session::LaneCall final : public Call {
     return session->handles.insert(kind, value, real);
   }
   void erase(HandleKind kind, uint64_t value) override { session->handles.erase(kind, value); }
+  void drop_transfer(uint64_t transfer) override { session->inbox.discard(transfer); }
   uint64_t value_of(HandleKind kind, uint64_t real) override { return session->handles.value_of(kind, real); }
 };
 

@@ -35,7 +35,8 @@ struct Options {
   size_t max_bytes = 4096;
 };
 
-Bytes current;  // what the target is looking at, for the report of a crash
+// What the target is looking at, for the report of a crash. Never destroyed: a leak is reported after exit handlers ran.
+Bytes& current = *new Bytes;
 
 // Async-signal-safe, because it runs while the process dies.
 void save_current() {

@@ -31,6 +31,7 @@ class Entry:
 
     def __init__(self, row, model):
         self.row, self.model = row, model
+        self.refusal = f"return refuse(call, why{', transfer' if any(e.name == 'transfer' for e in row.extra_in) else ''});"
         self.locals, self.cases, self.build, self.args = [], [], [], []
         self.handles, self.after, self.outs, self.bounds = [], [], [], []
         # Sizes first: arrays are checked against parameters that may stand behind them.
@@ -95,7 +96,7 @@ class Entry:
             self.after.append(f"call.erase({kind}, w_{p.name});")
         else:
             self.wire(p.number_in, "f64", p.type.text, p.name, to_c(p, "in.fixed64()"))
-        self.handles.append(f"if (CUresult why = to_real(call, {kind}, {p.name})) return refuse(call, why);")
+        self.handles.append(f"if (CUresult why = to_real(call, {kind}, {p.name})) {self.refusal}")
 
     def out_only(self, p):
         self.wire(p.number_in, "want", "bool", f"want_{p.name}")
@@ -118,9 +119,9 @@ class Entry:
         self.build += [f"const uint64_t {p.name}_count = {self.count(p)};", f"{type_}* {p.name};",
                        f"if (!decode_array(call, w_{p.name}, {p.name}_count, {p.name})) return violation(call, \"{p.name}\");"]
         if p.kind == "in_handles":
-            self.handles.append(f"if (CUresult why = all_to_real(call, HandleKind::{p.type.handle}, {p.name}, {p.name}_count)) return refuse(call, why);")
+            self.handles.append(f"if (CUresult why = all_to_real(call, HandleKind::{p.type.handle}, {p.name}, {p.name}_count)) {self.refusal}")
         elif p.type.cls == "struct" and self.model.structs[p.type.struct].fixes:
-            self.handles.append(f"if (CUresult why = structs_to_real(call, {p.name}, {p.name}_count{tag(p)})) return refuse(call, why);")
+            self.handles.append(f"if (CUresult why = structs_to_real(call, {p.name}, {p.name}_count{tag(p)})) {self.refusal}")
 
     def struct_in(self, p):
         self.wire(p.number_in, "bytes", "std::span<const std::byte>", f"w_{p.name}")
@@ -132,7 +133,7 @@ class Entry:
             self.build += [f"{p.type.text}* {target};", f"if (!decode_array(call, w_{p.name}, 1, {target}) || !{target}) return violation(call, \"{p.name}\");",
                            f"{p.type.text}& {p.name} = *{target};"]
         if self.model.structs[p.type.struct].fixes:
-            self.handles.append(f"if (CUresult why = structs_to_real(call, {target}, 1{tag(p)})) return refuse(call, why);")
+            self.handles.append(f"if (CUresult why = structs_to_real(call, {target}, 1{tag(p)})) {self.refusal}")
 
     def scalar_pointer(self, p):
         self.locals.append(f"bool has_{p.name} = false;")

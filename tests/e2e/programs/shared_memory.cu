@@ -1,4 +1,4 @@
-// Static and dynamic shared memory, more than 48 KiB by opting in, barriers that count, and stale contents.
+// Static and dynamic shared memory, more than 48 KiB by opting in, and barriers that count.
 #include "e2e.h"
 
 __global__ void reverse(int* x, int n) {
@@ -11,6 +11,7 @@ __global__ void reverse(int* x, int n) {
 __global__ void counting(int* out) {
   __shared__ int flags[256];
   flags[threadIdx.x] = threadIdx.x % 5;
+  __syncthreads();
   out[threadIdx.x] = __syncthreads_count(flags[(threadIdx.x + 1) % blockDim.x] == 2);
   out[threadIdx.x] +=
       1000 * (__syncthreads_or(threadIdx.x == 99) != 0) + 2000 * (__syncthreads_and(threadIdx.x < 255) != 0);

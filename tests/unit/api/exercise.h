@@ -37,6 +37,7 @@ class FakeCall : public server::Call {
     return true;
   }
   void erase(HandleKind kind, uint64_t value) override { erased.push_back({kind, value, 0}); }
+  void drop_transfer(uint64_t transfer) override { dropped.push_back(transfer); }
   uint64_t value_of(HandleKind, uint64_t real) override { return real ^ kReal; }
 
   struct Object {
@@ -44,6 +45,7 @@ class FakeCall : public server::Call {
     uint64_t value, real;
   };
   std::vector<Object> made, erased;
+  std::vector<uint64_t> dropped;
 };
 
 using Random = std::mt19937_64;

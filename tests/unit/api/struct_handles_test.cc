@@ -24,6 +24,7 @@ class Tables : public Call {
     return true;
   }
   bool register_new(HandleKind, uint64_t, uint64_t) override { return true; }
+  void drop_transfer(uint64_t) override {}
   void erase(HandleKind, uint64_t) override {}
   uint64_t value_of(HandleKind, uint64_t real) override {
     for (auto [v, r] : known)

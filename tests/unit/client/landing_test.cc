@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <numeric>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -69,6 +71,78 @@ TEST_F(LandingTest, ScattersRowsOutOfTheRing) {
   for (int i = 0; i < 12; ++i) EXPECT_EQ(gathered[size_t(i)], std::byte(i));
 }
 
+std::span<const std::byte> bytes_of(const char* text) { return std::as_bytes(std::span(text, std::strlen(text))); }
+
+// Two copies with a common destination, the second behind the first: its bytes come last, however they travel.
+struct LandingOrder : LandingTest {
+  void fill(size_t at, const char* text) { std::memcpy(bulk.memory.data() + at, text, std::strlen(text)); }
+  std::string text() const { return {memory, sizeof memory}; }
+  char memory[9] = {'.', '.', '.', '.', '.', '.', '.', '.', '.'};
+  uint64_t older = landing.issue(HostLayout::dense(memory, 6));
+  uint64_t newer = landing.issue(HostLayout::dense(memory + 3, 6));
+};
+
+TEST_F(LandingOrder, BlockBehindBlock) {
+  fill(0, "BBBBBB");
+  EXPECT_EQ(landing.place({1, newer, 0, 6}), nullptr) << "not while older bytes may still come";
+  EXPECT_TRUE(landing.landed({1, newer, 0, 6}, bulk.memory.data()));
+  EXPECT_EQ(text(), ".........");
+  EXPECT_TRUE(bulk.released.empty());
+  auto* place = landing.place({0, older, 0, 6});
+  ASSERT_EQ(place, reinterpret_cast<std::byte*>(memory));
+  std::memcpy(place, "AAAAAA", 6);
+  EXPECT_TRUE(landing.landed({0, older, 0, 6}, place));
+  EXPECT_EQ(text(), "AAABBBBBB");
+  EXPECT_EQ(bulk.released, (std::vector<uint64_t>{1}));
+  EXPECT_TRUE(landing.wait(2, 0));
+  EXPECT_FALSE(landing.overlaps(memory, sizeof memory));
+}
+
+TEST_F(LandingOrder, FrameBehindBlock) {
+  EXPECT_TRUE(landing.data(newer, 0, bytes_of("BBBBBB"), 1));
+  EXPECT_EQ(text(), ".........");
+  fill(0, "AAAAAA");
+  EXPECT_TRUE(landing.landed({0, older, 0, 6}, bulk.memory.data()));
+  EXPECT_EQ(text(), "AAABBBBBB");
+  EXPECT_TRUE(landing.wait(1, 1));
+}
+
+TEST_F(LandingOrder, BlockBehindFrame) {
+  fill(0, "BBBBBB");
+  EXPECT_TRUE(landing.landed({0, newer, 0, 6}, bulk.memory.data()));
+  EXPECT_EQ(text(), ".........");
+  EXPECT_TRUE(landing.data(older, 0, bytes_of("AAAAAA"), 0));
+  EXPECT_EQ(text(), "AAABBBBBB");
+  EXPECT_TRUE(landing.wait(1, 1));
+}
+
+// The older copy failed, or comes later on another stream: nobody waits for it once all that was sent before is there.
+TEST_F(LandingOrder, NobodyWaitsForWhatWasNotSent) {
+  fill(0, "BBBBBB");
+  EXPECT_TRUE(landing.landed({0, newer, 0, 6}, bulk.memory.data()));
+  EXPECT_TRUE(landing.wait(1, 0));
+  EXPECT_EQ(text(), "...BBBBBB");
+  EXPECT_TRUE(landing.data(older, 0, bytes_of("AAAAAA"), 1));
+  EXPECT_EQ(text(), "AAAAAABBB");
+}
+
+TEST_F(LandingOrder, FramesWaitForTheBlocksBeforeThemOnly) {
+  char other[3];
+  uint64_t elsewhere = landing.issue(HostLayout::dense(other, 3));
+  EXPECT_TRUE(landing.data(newer, 0, bytes_of("BBBBBB"), 1));
+  EXPECT_EQ(text(), ".........");
+  EXPECT_TRUE(landing.landed({0, elsewhere, 0, 3}, landing.place({0, elsewhere, 0, 3})));
+  EXPECT_EQ(text(), "...BBBBBB");
+}
+
+TEST_F(LandingOrder, AForgottenTicketHoldsNothingBack) {
+  fill(0, "BBBBBB");
+  EXPECT_TRUE(landing.landed({0, newer, 0, 6}, bulk.memory.data()));
+  landing.forget(older);
+  EXPECT_EQ(text(), "...BBBBBB");
+  EXPECT_TRUE(landing.wait(1, 0));
+}
+
 TEST_F(LandingTest, RefusesWhatWasNeverAgreed) {
   std::vector<std::byte> memory(100);
   uint64_t ticket = landing.issue(HostLayout::dense(memory.data(), memory.size()));
@@ -77,8 +151,8 @@ TEST_F(LandingTest, RefusesWhatWasNeverAgreed) {
   EXPECT_FALSE(landing.landed({0, ticket, 90, 11}, bulk.memory.data()));
   EXPECT_FALSE(landing.landed({0, ticket + 1, 0, 1}, bulk.memory.data()));
   EXPECT_FALSE(landing.landed({0, 0, 0, 1}, bulk.memory.data()));
-  EXPECT_FALSE(landing.data(ticket + 1, 0, {bulk.memory.data(), 1}));
-  EXPECT_FALSE(landing.data(ticket, 100, {bulk.memory.data(), 1}));
+  EXPECT_FALSE(landing.data(ticket + 1, 0, {bulk.memory.data(), 1}, 0));
+  EXPECT_FALSE(landing.data(ticket, 100, {bulk.memory.data(), 1}, 0));
 }
 
 TEST_F(LandingTest, DropsBytesOfForgottenTickets) {
@@ -108,7 +182,7 @@ TEST_F(LandingTest, WaitsForTheWatermarkAndDataFrames) {
   std::this_thread::sleep_for(std::chrono::milliseconds(5));
   EXPECT_FALSE(done) << "no Data frame came";
   std::byte ten[10] = {};
-  EXPECT_TRUE(landing.data(ticket, 10, ten));
+  EXPECT_TRUE(landing.data(ticket, 10, ten, 0));
   waiter.join();
 }
 

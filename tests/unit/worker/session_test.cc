@@ -246,6 +246,24 @@ TEST_F(SessionTest, UnknownHandlesNeverReachTheDriver) {
   EXPECT_EQ(remote_cuStreamSynchronize(reinterpret_cast<CUstream>(0x7f0000001000)), CUDA_ERROR_INVALID_HANDLE);
 }
 
+// The bytes of a refused copy leave the ring, or the copies after it would wait for ever.
+TEST_F(SessionTest, RefusedTransfersLeaveTheRing) {
+  start_with_context();
+  const size_t bytes = limits::kBulkBlockBytes * limits::kBulkBlocks * 3 / 5;
+  const auto forged = reinterpret_cast<CUstream>(Handle{HandleKind::kStream, HandleMaker::kClient, 1, 5}.pack());
+  const CUdeviceptr address = allocate(bytes);
+  const auto data = pattern(bytes, 4);
+  for (int i = 0; i < 3; ++i) {
+    const uint64_t transfer = client_->transfer(data.data(), bytes);
+    ASSERT_EQ(post_cuMemcpyHtoDAsync_v2(address, nullptr, bytes, forged, transfer, {}), CUDA_SUCCESS);
+  }
+  const uint64_t transfer = client_->transfer(data.data(), bytes);
+  ASSERT_EQ(remote_cuMemcpyHtoD_v2(address, nullptr, bytes, transfer, {}), CUDA_SUCCESS);
+  std::vector<uint8_t> back(bytes);
+  ASSERT_EQ(remote_cuMemcpyDtoH_v2(nullptr, address, bytes, client_->ticket(back.data(), bytes)), CUDA_SUCCESS);
+  EXPECT_EQ(back, data);
+}
+
 std::vector<CUgraphNode> nodes_of(CUgraph graph) {
   CUgraphNode nodes[2];
   size_t count = 2;
