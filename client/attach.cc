@@ -40,10 +40,26 @@ bool names_this_host(const std::string& host) {
   return gethostname(name, sizeof name - 1) == 0 && host == name;
 }
 
-struct Dialled {
-  Fd socket;
-  bool same_host = false;
-};
+Result<Fd> join(const transport::Address& address, const control::AttachReply& session, uint32_t index,
+                control::Deadline deadline) {
+  auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+  auto socket = transport::dial(address, left);
+  if (!socket.ok()) return socket.status();
+  control::JoinRequest request{session.session_id, session.channel_secret, index};
+  auto body = control::round_trip(socket->get(), Opcode::kJoin, control::encode_JoinRequest(request), deadline);
+  if (!body.ok()) return body.status();
+  auto reply = control::decode_JoinReply(control::as_bytes(*body));
+  if (!reply.ok()) return reply.status();
+  if (reply->status != 0) return control::to_status(reply->status, reply->message);
+  return std::move(*socket);
+}
+
+LinkFactory& factory_slot() {
+  static auto* factory = new LinkFactory;
+  return *factory;
+}
+
+}  // namespace
 
 Result<Dialled> dial_server(const AttachSettings& settings, control::Deadline deadline, transport::Address* address) {
   auto parsed = transport::parse_address(settings.server, kDefaultPort);
@@ -66,27 +82,6 @@ Result<Dialled> dial_server(const AttachSettings& settings, control::Deadline de
   if (!socket.ok()) return socket.status();
   return Dialled{std::move(*socket), false};
 }
-
-Result<Fd> join(const transport::Address& address, const control::AttachReply& session, uint32_t index,
-                control::Deadline deadline) {
-  auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
-  auto socket = transport::dial(address, left);
-  if (!socket.ok()) return socket.status();
-  control::JoinRequest request{session.session_id, session.channel_secret, index};
-  auto body = control::round_trip(socket->get(), Opcode::kJoin, control::encode_JoinRequest(request), deadline);
-  if (!body.ok()) return body.status();
-  auto reply = control::decode_JoinReply(control::as_bytes(*body));
-  if (!reply.ok()) return reply.status();
-  if (reply->status != 0) return control::to_status(reply->status, reply->message);
-  return std::move(*socket);
-}
-
-LinkFactory& factory_slot() {
-  static auto* factory = new LinkFactory;
-  return *factory;
-}
-
-}  // namespace
 
 Result<AttachSettings> AttachSettings::from_environment() {
   AttachSettings settings;

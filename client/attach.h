@@ -6,7 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "base/fd.h"
 #include "base/status.h"
+#include "proto/control_channel.h"
 #include "transport/transport.h"
 
 namespace bf::client {
@@ -20,6 +22,14 @@ struct AttachSettings {
 
   static Result<AttachSettings> from_environment();
 };
+
+struct Dialled {
+  Fd socket;
+  bool same_host = false;  // over the server's Unix socket
+};
+
+// A connection to bfserver, as `settings.transport` asks; `address` is where the server is.
+Result<Dialled> dial_server(const AttachSettings& settings, control::Deadline deadline, transport::Address* address);
 
 struct Attached {
   std::unique_ptr<transport::Link> link;

@@ -208,10 +208,19 @@ static void visit(V& v, M& m) {
   v.text(10, m.pci_bus_id, kIdBytes);
   v.number(11, m.healthy);
   v.text(12, m.health_note, kNameBytes);
+  v.number(13, m.sampled);
+  v.number(14, m.temperature_c);
+  v.number(15, m.power_mw);
+  v.number(16, m.power_limit_mw);
+  v.number(17, m.gpu_percent);
+  v.number(18, m.memory_percent);
+  v.number(19, m.used_bytes);
 }
 
 template <class V, Is<ListRequest> M>
-static void visit(V&, M&) {}
+static void visit(V& v, M& m) {
+  v.number(1, m.sampled);
+}
 
 template <class V, Is<ListReply> M>
 static void visit(V& v, M& m) {
@@ -301,6 +310,59 @@ static void visit(V& v, M& m) {
   v.messages(1, m.checks, kChecks);
 }
 
+template <class V, Is<ReadingRequest> M>
+static void visit(V& v, M& m) {
+  v.text(1, m.lease_id, kIdBytes);
+  v.bytes(2, m.secret, kSecretBytes);
+  v.number(3, m.device);
+  v.number(4, m.sampled);
+  v.number(5, m.facts_seen);
+  v.number(6, m.sample_seen);
+}
+
+template <class V, Is<LeaseProcess> M>
+static void visit(V& v, M& m) {
+  v.number(1, m.pid);
+  v.text(2, m.name, kProcessNameBytes);
+  v.number(3, m.used_bytes);
+}
+
+template <class V, Is<ReadingReply> M>
+static void visit(V& v, M& m) {
+  v.number(1, m.status);
+  v.text(2, m.message, kMessageBytes);
+  v.number(3, m.devices);
+  v.number(4, m.gpu_index);
+  v.text(5, m.uuid, kIdBytes);
+  v.text(6, m.name, kNameBytes);
+  v.text(7, m.pci_bus_id, kIdBytes);
+  v.number(8, m.memory_bytes);
+  v.number(9, m.used_bytes);
+  v.messages(10, m.processes, kProcessesPerReading);
+  v.number(11, m.facts_version);
+  v.number(12, m.sample_version);
+  v.bytes(13, m.facts, kFactsBytes);
+  v.bytes(14, m.sample, kSampleBytes);
+  v.bytes(15, m.system, kSystemBytes);
+  v.number(16, m.sample_unix_us);
+}
+
+template <class V, Is<NvmlAnswer> M>
+static void visit(V& v, M& m) {
+  v.number(1, m.function);
+  v.number(2, m.key1);
+  v.number(3, m.key2);
+  v.number(4, m.key3);
+  v.number(5, m.key4);
+  v.number(6, m.result);
+  v.bytes(7, m.value, kAnswerBytes);
+}
+
+template <class V, Is<NvmlAnswers> M>
+static void visit(V& v, M& m) {
+  v.messages(1, m.answers, kAnswers);
+}
+
 template <class V, Is<BandwidthRequest> M>
 static void visit(V& v, M& m) {
   v.number(1, m.send_bytes);
@@ -379,6 +441,22 @@ static void visit(V& v, M& m) {
   v.messages(4, m.gpus, kGpusPerServer);
 }
 
+template <class V, Is<MonitorRequest> M>
+static void visit(V& v, M& m) {
+  v.number(1, m.facts);
+}
+
+template <class V, Is<MonitorReport> M>
+static void visit(V& v, M& m) {
+  v.number(1, m.system);
+  v.text(2, m.uuid, kIdBytes);
+  v.bytes(3, m.facts, kFactsBytes);
+  v.bytes(4, m.sample, kSampleBytes);
+  v.number(5, m.last);
+  v.number(6, m.sample_unix_us);
+  v.number(7, m.index);
+}
+
 #define BF_CONTROL_CODEC(X)                                            \
   std::string encode_##X(const X& message) { return encode(message); } \
   Result<X> decode_##X(Bytes body) { return decode<X>(body, #X); }
@@ -403,6 +481,11 @@ BF_CONTROL_CODEC(Channel)
 BF_CONTROL_CODEC(Ready)
 BF_CONTROL_CODEC(WorkerReport)
 BF_CONTROL_CODEC(ProbeReply)
+BF_CONTROL_CODEC(ReadingRequest)
+BF_CONTROL_CODEC(ReadingReply)
+BF_CONTROL_CODEC(NvmlAnswers)
+BF_CONTROL_CODEC(MonitorRequest)
+BF_CONTROL_CODEC(MonitorReport)
 #undef BF_CONTROL_CODEC
 
 Status to_status(uint32_t code, std::string message) {

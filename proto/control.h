@@ -27,6 +27,14 @@ inline constexpr size_t kMessageBytes = 4096;  // sentences for people
 inline constexpr size_t kGpusPerServer = 64;
 inline constexpr size_t kTransports = 16;
 inline constexpr size_t kChecks = 64;
+// A reading, all of it, is one frame: together these stay below limits::kControlBodyBytes.
+inline constexpr size_t kFactsBytes = 30 << 10;        // NvmlAnswers about one GPU
+inline constexpr size_t kSampleBytes = 14 << 10;       // those of them that change
+inline constexpr size_t kSystemBytes = 4 << 10;        // NvmlAnswers of functions without a device
+inline constexpr size_t kAnswers = 4096;
+inline constexpr size_t kAnswerBytes = 4096;           // value of one: supported clocks are the longest
+inline constexpr size_t kProcessesPerReading = 128;    // further ones are not named
+inline constexpr size_t kProcessNameBytes = 64;
 
 // --- client <-> bfserver ---------------------------------------------------------------------------------------------
 
@@ -43,9 +51,18 @@ struct Gpu {
   std::string pci_bus_id;
   bool healthy = false;
   std::string health_note;
+  bool sampled = false;
+  uint32_t temperature_c = 0;
+  uint32_t power_mw = 0;
+  uint32_t power_limit_mw = 0;
+  uint32_t gpu_percent = 0;
+  uint32_t memory_percent = 0;
+  uint64_t used_bytes = 0;
 };
 
-struct ListRequest {};
+struct ListRequest {
+  bool sampled = false;
+};
 struct ListReply {
   std::string server_name;
   std::string version;
@@ -116,6 +133,50 @@ struct HealthReply {
   std::vector<HealthCheck> checks;
 };
 
+struct ReadingRequest {
+  std::string lease_id;
+  std::string secret;
+  uint32_t device = 0;
+  bool sampled = false;
+  uint64_t facts_seen = 0;
+  uint64_t sample_seen = 0;
+};
+struct LeaseProcess {
+  uint32_t pid = 0;
+  std::string name;
+  uint64_t used_bytes = 0;
+};
+struct ReadingReply {
+  uint32_t status = 0;
+  std::string message;
+  uint32_t devices = 0;
+  uint32_t gpu_index = 0;
+  std::string uuid;
+  std::string name;
+  std::string pci_bus_id;
+  uint64_t memory_bytes = 0;
+  uint64_t used_bytes = 0;
+  std::vector<LeaseProcess> processes;
+  uint64_t facts_version = 0;
+  uint64_t sample_version = 0;
+  std::string facts;
+  std::string sample;
+  std::string system;
+  uint64_t sample_unix_us = 0;
+};
+struct NvmlAnswer {
+  uint32_t function = 0;
+  uint32_t key1 = 0;
+  uint32_t key2 = 0;
+  uint32_t key3 = 0;
+  uint32_t key4 = 0;
+  uint32_t result = 0;
+  std::string value;
+};
+struct NvmlAnswers {
+  std::vector<NvmlAnswer> answers;
+};
+
 struct BandwidthRequest {
   uint64_t send_bytes = 0;
 };
@@ -184,6 +245,19 @@ struct ProbeReply {
   std::vector<Gpu> gpus;
 };
 
+struct MonitorRequest {
+  bool facts = false;
+};
+struct MonitorReport {
+  bool system = false;
+  std::string uuid;
+  std::string facts;
+  std::string sample;
+  bool last = false;
+  uint64_t sample_unix_us = 0;
+  uint32_t index = 0;
+};
+
 // --- codec -----------------------------------------------------------------------------------------------------------
 
 using Bytes = std::span<const std::byte>;
@@ -211,6 +285,11 @@ std::string encode_Channel(const Channel& message);
 std::string encode_Ready(const Ready& message);
 std::string encode_WorkerReport(const WorkerReport& message);
 std::string encode_ProbeReply(const ProbeReply& message);
+std::string encode_ReadingRequest(const ReadingRequest& message);
+std::string encode_ReadingReply(const ReadingReply& message);
+std::string encode_NvmlAnswers(const NvmlAnswers& message);
+std::string encode_MonitorRequest(const MonitorRequest& message);
+std::string encode_MonitorReport(const MonitorReport& message);
 
 Result<ListRequest> decode_ListRequest(Bytes body);
 Result<ListReply> decode_ListReply(Bytes body);
@@ -233,6 +312,11 @@ Result<Channel> decode_Channel(Bytes body);
 Result<Ready> decode_Ready(Bytes body);
 Result<WorkerReport> decode_WorkerReport(Bytes body);
 Result<ProbeReply> decode_ProbeReply(Bytes body);
+Result<ReadingRequest> decode_ReadingRequest(Bytes body);
+Result<ReadingReply> decode_ReadingReply(Bytes body);
+Result<NvmlAnswers> decode_NvmlAnswers(Bytes body);
+Result<MonitorRequest> decode_MonitorRequest(Bytes body);
+Result<MonitorReport> decode_MonitorReport(Bytes body);
 
 // A status that came over the wire: an unknown code becomes kInternal.
 Status to_status(uint32_t code, std::string message);

@@ -35,6 +35,7 @@ enum class Opcode : uint16_t {
   kHealth = 5,
   kPing = 6,       // answered with the same payload: latency
   kBandwidth = 7,  // bulk echo for netperf, see control.proto
+  kReading = 9,    // what NVML says of the GPUs of a lease
   kError = 8,      // bfserver -> client: ErrorReply, then the connection closes
   // Worker -> client on the call stream.
   kData = 32,        // DataNotice + payload: bytes of a device-to-host copy

@@ -63,7 +63,7 @@ Result<Message> receive_until(int socket, const Clock::time_point* deadline) {
     if ((message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0 || size_t(got) < sizeof kind)
       return Status{StatusCode::kInvalid, "a message from the other process is malformed"};
     memcpy(&kind, buffer.data(), sizeof kind);
-    if (kind < uint32_t(Kind::kAssign) || kind > uint32_t(Kind::kReport))
+    if (kind < uint32_t(Kind::kAssign) || kind > uint32_t(Kind::kReading))
       return Status{StatusCode::kInvalid, "a message from the other process is of an unknown kind"};
     result.kind = Kind(kind);
     result.body.assign(buffer, sizeof kind, size_t(got) - sizeof kind);

@@ -5,6 +5,8 @@
 //   kChannel  bfserver -> worker  Channel;       descriptors: [0] the joined connection (blocking mode)
 //   kReady    worker -> bfserver  Ready          sent once, by `--warm` workers, when the driver is up
 //   kReport   worker -> bfserver  WorkerReport   at most once a second, and once at the end with `reason`
+//   kSample   bfserver -> monitor MonitorRequest
+//   kReading  monitor -> bfserver MonitorReport  several per kSample, the last one says so
 //
 // The socket closing in either direction ends the worker.
 #pragma once
@@ -20,7 +22,7 @@
 
 namespace bf::supervise {
 
-enum class Kind : uint32_t { kAssign = 1, kChannel = 2, kReady = 3, kReport = 4 };
+enum class Kind : uint32_t { kAssign = 1, kChannel = 2, kReady = 3, kReport = 4, kSample = 5, kReading = 6 };
 
 inline constexpr size_t kDescriptors = 4;           // most descriptors beside one message
 inline constexpr size_t kDatagramBytes = 64 << 10;  // Assign with 16 devices is under 8 KiB

@@ -1,4 +1,4 @@
-// bf: looks at servers. `bf list`, `bf health`, `bf netperf SERVER`, `bf version`. Answers go to standard output, as a
+// bf: looks at servers. `bf list`, `bf smi`, `bf health`, `bf netperf SERVER`, `bf version`. Answers go to standard output, as a
 // table for people or, with --json, for programs; complaints go to standard error.
 #include <unistd.h>
 
@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "tools/netperf.h"
 #include "tools/servers.h"
+#include "tools/smi.h"
 #include "tools/table.h"
 
 namespace bf::tools {
@@ -21,6 +22,7 @@ constexpr int kFailed = 1;  // no server answered, or one is ill
 constexpr const char* kFooter =
     "\nExamples:\n"
     "  bf list                        what can be borrowed, from all known servers\n"
+    "  bf smi                         the GPUs at work: temperature, power, load, memory; under bfrun, those borrowed\n"
     "  bf health --server gpu7        is that server well, and if not, what to do\n"
     "  bf netperf gpu7                latency and bandwidth to it\n"
     "\nServers come from --server, $BF_SERVERS, ~/.backfield/servers.conf or /etc/backfield/servers.conf.\n";
@@ -109,6 +111,20 @@ int list(const Options& options, const std::vector<transport::Address>& servers)
   return any ? 0 : kFailed;
 }
 
+int smi(const Options& options, const std::vector<transport::Address>& servers) {
+  auto answers = ask_servers(servers, kAnswerTime, true);
+  bool any = false;
+  for (auto& answer : answers) {
+    any |= answer.status.ok();
+    if (!answer.status.ok()) complain(answer.status.message());
+  }
+  if (options.as_json)
+    print(pool_json(answers));
+  else if (any)
+    fputs(pool_text(answers, ::isatty(STDOUT_FILENO)).c_str(), stdout);
+  return any ? 0 : kFailed;
+}
+
 int health(const Options& options, const std::vector<transport::Address>& servers) {
   constexpr const char* kGrades[] = {"pass", "marginal", "fail"};
   constexpr Colour kColours[] = {Colour::kGreen, Colour::kYellow, Colour::kRed};
@@ -186,8 +202,11 @@ int run(const CLI::App& app, const Options& options) {
     return 0;
   }
   if (app.got_subcommand("netperf")) return netperf(options);
+  bool named = !options.servers.empty() || !options.servers_file.empty();
+  if (app.got_subcommand("smi") && under_lease() && !named) return lease_smi(options.as_json, ::isatty(STDOUT_FILENO));
   auto servers = find_servers(options.servers, options.servers_file);
   if (!servers.ok()) return complain(servers.status().message()), 2;
+  if (app.got_subcommand("smi")) return smi(options, *servers);
   return app.got_subcommand("list") ? list(options, *servers) : health(options, *servers);
 }
 
@@ -203,6 +222,7 @@ int main(int argc, char** argv) {
     return sub;
   };
   for (CLI::App* sub : {with_json(app.add_subcommand("list", "What can be borrowed")),
+                        with_json(app.add_subcommand("smi", "The GPUs at work; under bfrun, those borrowed")),
                         with_json(app.add_subcommand("health", "Whether servers are well, and what to do if not"))}) {
     sub->add_option("--server", options.servers, "This server; repeatable")
         ->expected(1, 1024)

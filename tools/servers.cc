@@ -97,11 +97,12 @@ Result<std::string> ask(const transport::Address& server, Opcode opcode, const s
   return control::round_trip(socket->get(), opcode, body, deadline);
 }
 
-std::vector<Answer> ask_servers(const std::vector<transport::Address>& servers, std::chrono::milliseconds time) {
+std::vector<Answer> ask_servers(const std::vector<transport::Address>& servers, std::chrono::milliseconds time,
+                                bool sampled) {
   std::vector<Answer> answers(servers.size());
   auto ask_one = [&](size_t i) {
     answers[i].server = servers[i];
-    auto body = ask(servers[i], Opcode::kList, control::encode_ListRequest({}), time);
+    auto body = ask(servers[i], Opcode::kList, control::encode_ListRequest({sampled}), time);
     if (body.ok()) {
       auto list = control::decode_ListReply(control::as_bytes(*body));
       if (list.ok())

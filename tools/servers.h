@@ -30,8 +30,10 @@ struct Answer {
   control::ListReply list;  // if status is ok
 };
 
-// Asks all servers at once; each has `time` to answer. In the order of `servers`.
-std::vector<Answer> ask_servers(const std::vector<transport::Address>& servers, std::chrono::milliseconds time);
+// Asks all servers at once; each has `time` to answer. In the order of `servers`. With `sampled`, each takes a sample of its
+// GPUs first, if its last one is old.
+std::vector<Answer> ask_servers(const std::vector<transport::Address>& servers, std::chrono::milliseconds time,
+                                bool sampled = false);
 
 // One request on a connection of its own; returns the body of the reply.
 Result<std::string> ask(const transport::Address& server, Opcode opcode, const std::string& body,

@@ -103,21 +103,21 @@ void Connection::lose(const Status& why) {
 
 void Connection::on_events(uint32_t events) {
   if (sending() && (events & (EPOLLOUT | EPOLLHUP | EPOLLERR))) write_some();
-  if (socket_ && !sending() && (events & (EPOLLIN | EPOLLHUP | EPOLLERR))) read_some();
+  if (socket_ && !busy() && (events & (EPOLLIN | EPOLLHUP | EPOLLERR))) read_some();
   // Half closed while a reply is pending: nobody may be reading any more, and nothing will follow.
-  if (socket_ && sending() && (events & (EPOLLHUP | EPOLLERR))) lose({StatusCode::kUnavailable, "the peer left"});
+  if (socket_ && busy() && (events & (EPOLLHUP | EPOLLERR))) lose({StatusCode::kUnavailable, "the peer left"});
   update_interest();
 }
 
 void Connection::update_interest() {
   if (!socket_) return;
-  uint32_t wanted = sending() ? uint32_t(EPOLLOUT) : EPOLLIN | EPOLLRDHUP;
+  uint32_t wanted = sending() ? uint32_t(EPOLLOUT) : held_ ? 0 : EPOLLIN | EPOLLRDHUP;
   if (wanted != interest_) loop_.change(socket_.get(), interest_ = wanted);
 }
 
 void Connection::read_some() {
   char sink[64 << 10];
-  for (size_t budget = kBudgetBytes; budget > 0 && socket_ && !sending();) {
+  for (size_t budget = kBudgetBytes; budget > 0 && socket_ && !busy();) {
     char* to = reinterpret_cast<char*>(&header_);
     size_t wanted = sizeof header_ - have_;
     if (stage_ == Stage::kHeader) to += have_;
@@ -173,6 +173,11 @@ void Connection::deliver() {
   have_ = 0;
   last_progress_ = EventLoop::Clock::now();
   owner_.on_frame(*this, std::move(frame));
+}
+
+void Connection::hold() {
+  held_ = true;
+  update_interest();
 }
 
 void Connection::reply(Opcode opcode, std::string body, std::string payload) {

@@ -45,6 +45,10 @@ class Connection {
   // Sends a last frame (flags as given); lost() follows once it has left.
   void reply_and_close(Opcode opcode, uint16_t flags, std::string body);
 
+  // Nothing is read until release(): the answer to the last request is still being made.
+  void hold();
+  void release() { held_ = false; }
+
   // Takes the socket away, in blocking mode; the connection is dead afterwards.
   Fd detach();
   void close();
@@ -62,6 +66,7 @@ class Connection {
   bool step(size_t bytes);  // `bytes` arrived; true when a frame was delivered
   void deliver();
   void write_some();
+  bool busy() const { return held_ || sending(); }
   bool sending() const { return !out_.empty() || zeroes_ > 0 || stream_ > 0; }
   void update_interest();
   void lose(const Status& why);
@@ -74,6 +79,7 @@ class Connection {
   std::string peer_;
   bool kept_ = false;
   bool closing_ = false;
+  bool held_ = false;
   uint32_t interest_ = 0;
   EventLoop::Clock::time_point last_progress_;
 

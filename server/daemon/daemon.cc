@@ -68,7 +68,8 @@ Daemon::Daemon(EventLoop& loop, Options options, WorkerSetup setup, Inventory in
       signals_(std::move(signals)),
       reload_(std::move(reload)),
       leases_(inventory_.gpus),
-      workers_(loop, setup_, inventory_.gpus, *this) {
+      workers_(loop, setup_, inventory_.gpus, *this),
+      monitor_(loop, setup_, inventory_.gpus) {
   size_t files = raise_file_limit();
   size_t spare = std::min(kSpareDescriptors, files / 2);
   max_connections_ = std::min<size_t>(limits::kIdleConnections, files - spare);
@@ -89,7 +90,10 @@ Status Daemon::start() {
   BF_RETURN_IF_ERROR(loop_.watch(signals_.get(), EPOLLIN, [this](uint32_t) { on_signal(); }));
   sweep();
   // After the readiness line: forking workers must not delay it.
-  loop_.after({}, [this] { workers_.keep_warm(options_.warm_workers); });
+  loop_.after({}, [this] {
+    workers_.keep_warm(options_.warm_workers);
+    monitor_.start();
+  });
   return {};
 }
 
@@ -147,6 +151,7 @@ void Daemon::on_signal() {
   switch (info.ssi_signo) {
     case SIGCHLD:
       workers_.reap();
+      monitor_.reap();
       return stop_if_drained();
     case SIGHUP:
       return reload();
@@ -286,7 +291,9 @@ void Daemon::on_frame(Connection& connection, control::Frame frame) {
       return connection.reply_zeroes(Opcode::kBandwidth, request->send_bytes);
     }
     case Opcode::kList:
-      return list(connection);
+      return list(connection, frame.body);
+    case Opcode::kReading:
+      return read(connection, frame.body);
     case Opcode::kHealth:
       return connection.reply(Opcode::kHealth, control::encode_HealthReply({check_health(inventory_, setup_)}));
     case Opcode::kLease:
@@ -306,7 +313,14 @@ void Daemon::refuse(Connection& connection, const Status& why) {
   connection.reply_and_close(Opcode::kError, 0, control::encode_ErrorReply({uint32_t(why.code()), why.message()}));
 }
 
-void Daemon::list(Connection& connection) {
+void Daemon::list(Connection& connection, const std::string& body) {
+  auto request = control::decode_ListRequest(control::as_bytes(body));
+  if (!request.ok()) return refuse(connection, request.status());
+  auto answer = [this](Connection& asker) { asker.reply(Opcode::kList, control::encode_ListReply(describe())); };
+  request->sampled ? answer_fresh(connection, answer) : answer(connection);
+}
+
+control::ListReply Daemon::describe() const {
   control::ListReply reply;
   reply.server_name = options_.server_name.empty() ? host_name() : options_.server_name;
   reply.version = BF_VERSION;
@@ -321,7 +335,69 @@ void Daemon::list(Connection& connection) {
     listed.free_bytes = gpu.free_bytes();
     listed.leases = gpu.leases;
   }
-  connection.reply(Opcode::kList, control::encode_ListReply(reply));
+  for (auto& [id, lease] : leases_.all())
+    for (size_t i = 0; i < lease.shares.size(); i++) reply.gpus[lease.shares[i].gpu].used_bytes += lease.ledger.used(i);
+  return reply;
+}
+
+// The connection may be gone, or have said something else, when the sample is there.
+void Daemon::answer_fresh(Connection& connection, std::function<void(Connection&)> answer) {
+  connection.hold();
+  bool accepted = monitor_.when_fresh([this, id = connection.id(), answer = std::move(answer)] {
+    auto found = connections_.find(id);
+    if (found == connections_.end()) return;
+    found->second->release();
+    answer(*found->second);
+  });
+  if (!accepted) refuse(connection, {StatusCode::kExhausted, "too many clients wait for a reading"});
+}
+
+void Daemon::read(Connection& connection, const std::string& body) {
+  auto request = control::decode_ReadingRequest(control::as_bytes(body));
+  if (!request.ok()) return refuse(connection, request.status());
+  auto answer = [this, asked = *request](Connection& asker) {
+    auto lease = leases_.check(asked.lease_id, asked.secret);
+    control::ReadingReply reply;
+    if (!lease.ok() || asked.device >= (*lease)->shares.size()) {
+      Status why = lease.ok() ? Status{StatusCode::kInvalid, "the lease has no such device"} : lease.status();
+      reply.status = uint32_t(why.code());
+      reply.message = why.message();
+    } else {
+      reply = describe(**lease, asked);
+    }
+    asker.reply(Opcode::kReading, control::encode_ReadingReply(reply));
+  };
+  request->sampled ? answer_fresh(connection, answer) : answer(connection);
+}
+
+control::ReadingReply Daemon::describe(Lease& lease, const control::ReadingRequest& request) const {
+  const Share& share = lease.shares[request.device];
+  const control::Gpu& facts = inventory_.gpus[share.gpu].facts;
+  const Monitor::Reading& reading = monitor_.reading(share.gpu);
+  control::ReadingReply reply;
+  reply.devices = uint32_t(lease.shares.size());
+  reply.gpu_index = reading.index;
+  reply.uuid = facts.uuid;
+  reply.name = facts.name;
+  reply.pci_bus_id = facts.pci_bus_id;
+  reply.memory_bytes = share.bytes;
+  reply.used_bytes = lease.ledger.used(request.device);
+  for (auto& worker : workers_.workers()) {
+    if (!worker.serving || worker.lease_id != lease.id) continue;
+    uint64_t used = lease.ledger.charged(worker.session.ledger_slot, request.device);
+    if (used > 0 && reply.processes.size() < control::kProcessesPerReading)
+      reply.processes.push_back({worker.session.client_pid, worker.session.program, used});
+  }
+  reply.facts_version = reading.facts_version;
+  reply.sample_version = reading.sample_version;
+  reply.sample_unix_us = reading.sample_unix_us;
+  if (request.facts_seen != reading.facts_version) {
+    reply.facts = reading.facts;
+    reply.system = monitor_.system();
+  }
+  if (request.sample_seen != reading.sample_version || request.facts_seen != reading.facts_version)
+    reply.sample = reading.sample;
+  return reply;
 }
 
 void Daemon::lease(Connection& connection, const std::string& body) {

@@ -14,6 +14,7 @@
 #include "server/daemon/event_loop.h"
 #include "server/daemon/inventory.h"
 #include "server/daemon/lease_table.h"
+#include "server/daemon/monitor.h"
 #include "server/daemon/options.h"
 #include "server/daemon/worker_pool.h"
 
@@ -56,7 +57,11 @@ class Daemon : private Connection::Owner, private WorkerPool::Owner {
   void pause(Listener& listener);
   void sweep();
 
-  void list(Connection& connection);
+  void list(Connection& connection, const std::string& body);
+  void read(Connection& connection, const std::string& body);
+  control::ListReply describe() const;
+  control::ReadingReply describe(Lease& lease, const control::ReadingRequest& request) const;
+  void answer_fresh(Connection& connection, std::function<void(Connection&)> answer);
   void lease(Connection& connection, const std::string& body);
   void attach(Connection& connection, const std::string& body);
   void join(Connection& connection, const std::string& body);
@@ -79,6 +84,7 @@ class Daemon : private Connection::Owner, private WorkerPool::Owner {
   std::function<Parsed()> reload_;
   LeaseTable leases_;
   WorkerPool workers_;
+  Monitor monitor_;
   std::vector<std::unique_ptr<Listener>> listeners_;
   std::vector<std::string> addresses_;
   std::unordered_map<uint64_t, std::unique_ptr<Connection>> connections_;

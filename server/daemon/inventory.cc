@@ -79,6 +79,7 @@ Result<WorkerSetup> find_worker(const Options& options) {
       return Status{StatusCode::kInvalid,
                     "there is no software driver at " + driver + "; name it with --software-driver"};
     pass_on(environment, "BF_SOFTGPU_FAULTS=");
+    environment.push_back("BF_NVML=" + (std::filesystem::path(driver).parent_path() / "libnvidia-ml.so.1").string());
     environment.push_back("BF_SOFTGPU_COUNT=" + std::to_string(options.software_gpus));
     environment.push_back("BF_SOFTGPU_MEMORY_MIB=" + std::to_string(options.software_memory_mib));
   }

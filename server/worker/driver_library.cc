@@ -9,16 +9,12 @@
 #include "base/log.h"
 
 namespace bf::server {
-namespace {
 
-// The shim lies beside a bfworker; drivers do not.
 bool is_shim(const std::string& path) {
   std::error_code error;
   const auto real = std::filesystem::canonical(path, error);
   return !error && std::filesystem::exists(real.parent_path() / "bfworker", error);
 }
-
-}  // namespace
 
 std::string describe(const DriverApi& api, CUresult result) {
   const char* name = nullptr;

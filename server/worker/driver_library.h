@@ -21,4 +21,7 @@ Result<DriverLibrary> load_driver();
 // "out of memory (CUDA_ERROR_OUT_OF_MEMORY)", as far as the driver has words.
 std::string describe(const DriverApi& api, CUresult result);
 
+// Is the library at `path` Backfield's own, for clients? It lies beside a bfworker; drivers do not.
+bool is_shim(const std::string& path);
+
 }  // namespace bf::server

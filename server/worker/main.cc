@@ -1,7 +1,8 @@
 // bfworker: the process in which one client's calls meet the CUDA driver.
 //
-// bfserver starts it (never a person) in one of two ways:
+// bfserver starts it (never a person) in one of three ways:
 //   bfworker --probe                   describe the GPUs on standard output and end
+//   bfworker --control-fd N --monitor  ask NVML, for all clients (monitor.h)
 //   bfworker --control-fd N [--warm]   serve one session: with --warm make the driver ready first and say so (Ready),
 //                                      then wait for Assign, shake hands with the client, enter the sandbox, serve, end
 // It ends when its session does, when bfserver closes the control socket, or by any signal. It never tidies the driver
@@ -21,6 +22,7 @@
 #include "proto/control_channel.h"
 #include "proto/supervise.h"
 #include "server/worker/driver_library.h"
+#include "server/worker/monitor.h"
 #include "server/worker/probe.h"
 #include "server/worker/sandbox.h"
 #include "server/worker/session.h"
@@ -179,16 +181,27 @@ int serve(int control, bool warm) {
   return 0;
 }
 
+// As an unprivileged user from the start: what NVML refuses to that user it is to refuse to clients.
+[[noreturn]] void monitor(int control) {
+  if (Status status = enter_sandbox(); !status.ok()) fail(status);
+  watch_bfserver(control);
+  Status status = run_monitor(control);
+  BF_WARN("monitor: {}", status.message());
+  leave(1);
+}
+
 }  // namespace
 }  // namespace bf::server
 
 int main(int count, char** arguments) {
   bf::set_log_level(bf::parse_log_level(getenv("BF_LOG") ? getenv("BF_LOG") : "", bf::LogLevel::kInfo));
   int control = -1;
-  bool warm = false, probe = false, wrong = false;
+  bool warm = false, probe = false, monitor = false, wrong = false;
   for (int i = 1; i < count; ++i) {
     if (strcmp(arguments[i], "--probe") == 0) {
       probe = true;
+    } else if (strcmp(arguments[i], "--monitor") == 0) {
+      monitor = true;
     } else if (strcmp(arguments[i], "--warm") == 0) {
       warm = true;
     } else if (strcmp(arguments[i], "--control-fd") == 0 && i + 1 < count) {
@@ -203,5 +216,6 @@ int main(int count, char** arguments) {
   }
   if (probe) bf::server::leave(bf::server::run_probe());
   fcntl(control, F_SETFD, FD_CLOEXEC);
+  if (monitor) bf::server::monitor(control);
   bf::server::leave(bf::server::serve(control, warm));
 }

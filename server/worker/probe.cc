@@ -1,8 +1,6 @@
 // The cost of a context cannot be asked for; it is measured: the card's free memory before and after everything that a
-// warm worker does. NVML tells it without a context of our own. The software GPU has no NVML and needs none.
+// warm worker does. NVML tells it without a context of our own. The software GPU's NVML counts no memory.
 #include "server/worker/probe.h"
-
-#include <dlfcn.h>
 
 #include <algorithm>
 #include <optional>
@@ -10,38 +8,11 @@
 #include "base/log.h"
 #include "server/worker/charges.h"
 #include "server/worker/driver_library.h"
+#include "server/worker/nvml_library.h"
 #include "server/worker/prepared.h"
 
 namespace bf::server {
 namespace {
-
-// The few functions of NVML (libnvidia-ml.so.1, stable since driver 330) that are needed here.
-class Nvml {
- public:
-  Nvml() {
-    library_ = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
-    if (!library_) return;
-    const auto init = reinterpret_cast<int (*)()>(dlsym(library_, "nvmlInit_v2"));
-    by_uuid_ = reinterpret_cast<int (*)(const char*, void**)>(dlsym(library_, "nvmlDeviceGetHandleByUUID"));
-    memory_ = reinterpret_cast<int (*)(void*, MemoryInfo*)>(dlsym(library_, "nvmlDeviceGetMemoryInfo"));
-    usable_ = init && by_uuid_ && memory_ && init() == 0;
-  }
-  std::optional<uint64_t> free_bytes(const std::string& uuid) const {
-    void* device = nullptr;
-    MemoryInfo info{};
-    if (!usable_ || by_uuid_(uuid.c_str(), &device) != 0 || memory_(device, &info) != 0) return std::nullopt;
-    return info.free;
-  }
-
- private:
-  struct MemoryInfo {  // nvmlMemory_t
-    unsigned long long total, free, used;
-  };
-  void* library_ = nullptr;
-  int (*by_uuid_)(const char*, void**) = nullptr;
-  int (*memory_)(void*, MemoryInfo*) = nullptr;
-  bool usable_ = false;
-};
 
 constexpr uint64_t kGuessedContext = uint64_t{640} << 20;  // without NVML: what an H200's takes, with room
 
@@ -80,7 +51,7 @@ control::Gpu describe_gpu(const DriverApi& api, int device) {
 
 uint64_t whole_blocks(uint64_t bytes) { return bytes / Charges::kBlockBytes * Charges::kBlockBytes; }
 
-void measure(const DriverApi& api, const Prepared& prepared, const Nvml* nvml, uint64_t free_before,
+void measure(const DriverApi& api, const Prepared& prepared, const NvmlLibrary* nvml, uint64_t free_before,
              control::Gpu& gpu) {
   const auto free_after = nvml ? nvml->free_bytes(gpu.uuid) : std::nullopt;
   if (free_after && free_before > *free_after) {
@@ -114,8 +85,9 @@ control::ProbeReply probe() {
   api.cuDriverGetVersion(&version);
   reply.driver_version = uint32_t(version);
   api.cuDeviceGetCount(&count);
-  std::optional<Nvml> nvml;
-  if (!driver.value().software) nvml.emplace();
+  std::optional<NvmlLibrary> nvml;
+  if (!driver.value().software)
+    if (auto library = NvmlLibrary::load(); library.ok()) nvml = *library;
   std::vector<uint64_t> before;
   for (int device = 0; device < count; ++device) {
     reply.gpus.push_back(describe_gpu(api, device));

@@ -5,8 +5,9 @@
 //   stubborn  ignores SIGTERM and the client's end
 //   crash     answers the attach and dies of SIGSEGV
 //   die       dies of SIGKILL at the first byte from the client
+// With --monitor it answers every question with one answer per GPU, of function 1, whose value counts the samples.
 // Environment: BF_SOFTGPU_COUNT, BF_SOFTGPU_MEMORY_MIB as the software driver; BF_SOFTGPU_FAULTS=probe makes the probe
-// fail, =warm makes warm workers die at once.
+// fail, =warm makes warm workers die at once, =monitor makes the monitor die of its first question.
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -37,6 +38,8 @@ bool fault(const char* name) {
   return text != nullptr && strcmp(text, name) == 0;
 }
 
+std::string uuid(uint32_t gpu) { return "GPU-00000000-0000-0000-0000-00000000000" + std::to_string(gpu); }
+
 int probe() {
   control::ProbeReply reply;
   if (fault("probe")) {
@@ -48,7 +51,7 @@ int probe() {
     control::Gpu gpu;
     gpu.index = i;
     gpu.name = "Fake GPU";
-    gpu.uuid = "GPU-00000000-0000-0000-0000-00000000000" + std::to_string(i);
+    gpu.uuid = uuid(i);
     gpu.memory_bytes = gpu.free_bytes = number("BF_SOFTGPU_MEMORY_MIB", 1024) * kMiB;
     gpu.context_bytes = 16 * kMiB;
     gpu.healthy = true;
@@ -117,15 +120,35 @@ int work(int supervisor, bool warm) {
   return 0;
 }
 
+int monitor(int supervisor) {
+  for (uint32_t samples = 1;; samples++) {
+    auto message = supervise::receive(supervisor);
+    if (!message.ok()) return 0;
+    auto request = control::decode_MonitorRequest(control::as_bytes(message->body));
+    if (!request.ok() || fault("monitor")) return 8;
+    for (uint32_t i = 0; i < number("BF_SOFTGPU_COUNT", 1); i++) {
+      control::MonitorReport report;
+      report.uuid = uuid(i);
+      report.index = i;
+      if (request->facts) report.facts = control::encode_NvmlAnswers({{{1, i, 0, 0, 0, 0, "fact"}}});
+      report.sample = control::encode_NvmlAnswers({{{1, i, 1, 0, 0, 0, std::to_string(samples)}}});
+      report.last = i + 1 == number("BF_SOFTGPU_COUNT", 1);
+      (void)supervise::send(supervisor, supervise::Kind::kReading, control::encode_MonitorReport(report));
+    }
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   int supervisor = -1;
-  bool warm = false;
+  bool warm = false, monitors = false;
   for (int i = 1; i < argc; i++) {
     if (strcmp(argv[i], "--probe") == 0) return probe();
     if (strcmp(argv[i], "--warm") == 0) warm = true;
+    if (strcmp(argv[i], "--monitor") == 0) monitors = true;
     if (strcmp(argv[i], "--control-fd") == 0 && i + 1 < argc) supervisor = atoi(argv[++i]);
   }
+  if (monitors) return monitor(supervisor);
   return supervisor < 0 ? 2 : work(supervisor, warm);
 }

@@ -132,7 +132,11 @@ int Server::wait(std::chrono::milliseconds time) {
 std::vector<pid_t> Server::workers() const {
   std::ifstream file("/proc/" + std::to_string(pid_) + "/task/" + std::to_string(pid_) + "/children");
   std::vector<pid_t> pids;
-  for (pid_t pid; file >> pid;) pids.push_back(pid);
+  for (pid_t pid; file >> pid;) {
+    std::ifstream words("/proc/" + std::to_string(pid) + "/cmdline");
+    std::string command{std::istreambuf_iterator<char>(words), {}};
+    if (command.find("--monitor") == std::string::npos) pids.push_back(pid);
+  }
   return pids;
 }
 

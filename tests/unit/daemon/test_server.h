@@ -45,7 +45,7 @@ class Server {
   // The exit status, or -1 if it is still there after `time`, or 128 + signal.
   int wait(std::chrono::milliseconds time);
 
-  std::vector<pid_t> workers() const;
+  std::vector<pid_t> workers() const;  // less the monitor
   size_t open_descriptors() const;
 
  private:
