@@ -19,14 +19,16 @@ constexpr unsigned char kTableId[16] = {0xc4, 0xfe, 0x3e, 0x6c, 0xc9, 0x8f, 0x6c
                                         0xa3, 0x27, 0xee, 0x69, 0x6e, 0x12, 0xf7, 0xc4};
 constexpr size_t kWords = 270;
 
-// What the process lists of the table are made of.
+// What the process lists of the table are made of; elements are 4128 bytes apart.
 struct NamedProcess {
   unsigned pid;
   unsigned long long used_bytes;
   unsigned gpu_instance, compute_instance;
   unsigned long long protected_bytes;
-  char name[64];
+  char name[4096];
 };
+
+static_assert(sizeof(NamedProcess) == 4128);
 
 nvmlReturn_t refused() { return NVML_ERROR_NOT_SUPPORTED; }
 

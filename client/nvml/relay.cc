@@ -99,7 +99,12 @@ nvmlReturn_t deliver(const Row& row, const uint64_t* arguments, const std::strin
     const Parameter& parameter = row.parameters[i];
     char* to = pointer<char>(arguments[i]);
     switch (parameter.kind) {
-      case Kind::kOut: value.take(to, parameter.bytes); break;
+      case Kind::kOut:
+        if (to != nullptr)
+          value.take(to, parameter.bytes);
+        else
+          value.skip(parameter.bytes);
+        break;
       case Kind::kBuffer: value.take(to, std::min<size_t>(parameter.bytes, uint32_t(arguments[i + 1]))); break;
       case Kind::kVersioned: value.take(to, version_bytes(*pointer<uint32_t>(arguments[i]))); break;
       case Kind::kText: value.take(to, value.left() + 1); break;
@@ -124,7 +129,7 @@ nvmlReturn_t relay_words(const Row& row, const uint64_t* arguments) {
   if (lease == nullptr) return NVML_ERROR_UNINITIALIZED;
   nvmlDevice_t device = handle_of(0);  // any device's reading has the system's answers
   for (size_t i = 0; i < row.parameters.size(); ++i) {
-    if (is_pointer(row.parameters[i].kind) && arguments[i] == 0) return NVML_ERROR_INVALID_ARGUMENT;
+    if (is_pointer(row.parameters[i].kind) && !row.parameters[i].optional && arguments[i] == 0) return NVML_ERROR_INVALID_ARGUMENT;
     if (row.parameters[i].kind == Kind::kDevice) device = pointer<nvmlDevice_st>(arguments[i]);
   }
   DevicePointer reading;

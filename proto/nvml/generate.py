@@ -280,7 +280,8 @@ def emit_rows(model):
             fields = p.key_fields + [(0, [])] * (2 - len(p.key_fields))
             key_fields = ", ".join(f"{{{offset}, {numbers(values)}}}" for offset, values in fields)
             values_of = f'name_id("{p.values_of}")' if p.values_of else "0"
-            params.append(f"{{Kind::{p.kind}, {p.bytes}, {numbers(p.values)}, {values_of}, {{{{{key_fields}}}}}}}")
+            optional = str(p.name in row.entry.get("optional", [])).lower()
+            params.append(f"{{Kind::{p.kind}, {p.bytes}, {numbers(p.values)}, {values_of}, {{{{{key_fields}}}}}, {optional}}}")
         out.append(f"constexpr Parameter kParameters_{row.name}[] = {{{', '.join(params)}}};" if params else f"constexpr std::span<const Parameter> kParameters_{row.name};")
     table = [f'    {{"{r.name}", name_id("{r.name}"), {str(r.device).lower()}, {str(r.asked == "sampled").lower()}, kParameters_{r.name}, call_{r.name}}},' for r in rows]
     constants = [f"constexpr uint32_t {name}[] = {{{text}}};" for text, name in lists.items()]

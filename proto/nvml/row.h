@@ -45,6 +45,7 @@ struct Parameter {
   std::span<const uint32_t> values;  // kKey, kVersioned: what the monitor asks for
   uint32_t values_of;                // kKey: or the function whose array of answers they are
   std::array<KeyField, 2> key_fields;
+  bool optional;  // kOut: may be NULL
 };
 
 // Calls the function at `function` with its parameters in order, each in one word.

@@ -17,8 +17,9 @@ import subprocess
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "e2e"))
+sys.path[:0] = [str(HERE), str(HERE.parent / "e2e")]
 import harness
+import nvml
 import programs
 
 SKIPPED = 77
@@ -130,6 +131,8 @@ def main():
             run_programs(results, build, server, arguments.only, transports)
             if not arguments.only or "quota" in arguments.only:
                 run_quota(results, build, server, transports)
+            if not arguments.only or "nvml" in arguments.only:
+                nvml.run_all(nvml.Report(results.add), server)
             if not arguments.no_frameworks:
                 run_frameworks(results, server, arguments.only, transports)
             if server.process.poll() is not None:
