@@ -54,8 +54,8 @@ nvmlReturn_t handle_nvmlDeviceRegisterEvents(nvmlDevice_t device, unsigned long 
   DevicePointer reading;
   if (nvmlReturn_t error = read_device(device, LeaseView::Want::kFacts, reading); error != NVML_SUCCESS) return error;
   if (!is_alive(set)) return NVML_ERROR_INVALID_ARGUMENT;
-  const auto supported = reading->answers->number<unsigned long long>("nvmlDeviceGetSupportedEventTypes").value_or(0);
-  return (eventTypes & ~supported) == 0 ? NVML_SUCCESS : NVML_ERROR_NOT_SUPPORTED;
+  const auto supported = reading->answers->number<unsigned long long>("nvmlDeviceGetSupportedEventTypes");
+  return !supported || (eventTypes & ~*supported) == 0 ? NVML_SUCCESS : NVML_ERROR_NOT_SUPPORTED;
 }
 
 nvmlReturn_t handle_nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t* data, unsigned int timeoutms) {

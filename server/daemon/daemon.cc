@@ -295,7 +295,7 @@ void Daemon::on_frame(Connection& connection, control::Frame frame) {
     case Opcode::kReading:
       return read(connection, frame.body);
     case Opcode::kHealth:
-      return connection.reply(Opcode::kHealth, control::encode_HealthReply({check_health(inventory_, setup_)}));
+      return connection.reply(Opcode::kHealth, control::encode_HealthReply({check_health(inventory_, setup_, monitor_)}));
     case Opcode::kLease:
       return lease(connection, frame.body);
     case Opcode::kAttach:

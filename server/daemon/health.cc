@@ -5,6 +5,7 @@
 #include <sys/timex.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <ctime>
 
 #include "base/log.h"
@@ -38,6 +39,28 @@ HealthCheck check_gpus(const Inventory& inventory) {
   std::string note = fmt::format("{} of {} work{}", healthy, inventory.gpus.size(), notes);
   Grade grade = healthy == inventory.gpus.size() ? Grade::kPass : healthy > 0 ? Grade::kMarginal : Grade::kFail;
   return check("gpus", grade, note);
+}
+
+// What the vendor's NVML says of the cards: memory that fails, and heat.
+HealthCheck check_readings(const Inventory& inventory, const Monitor& monitor) {
+  if (!monitor.running())
+    return check("readings", Grade::kMarginal, "NVML does not answer, nvidia-smi will show little; see the log");
+  Grade grade = Grade::kPass;
+  std::string notes;
+  for (size_t i = 0; i < inventory.gpus.size(); i++) {
+    auto& reading = monitor.reading(i);
+    auto note = [&](Grade worse, const std::string& text) {
+      grade = std::max(grade, worse);
+      notes += fmt::format("{}GPU {}: {}", notes.empty() ? "" : "; ", inventory.gpus[i].facts.index, text);
+    };
+    if (reading.facts_version == 0) note(Grade::kMarginal, "no reading yet");
+    if (reading.remapping_failed) note(Grade::kFail, "rows of its memory could not be remapped; replace the card");
+    if (reading.uncorrected_errors > 0)
+      note(Grade::kMarginal, fmt::format("{} uncorrected memory errors; reset the GPU", reading.uncorrected_errors));
+    if (reading.slowdown_c > 0 && inventory.gpus[i].facts.temperature_c >= reading.slowdown_c)
+      note(Grade::kMarginal, fmt::format("{} C, it slows down; check its cooling", inventory.gpus[i].facts.temperature_c));
+  }
+  return check("readings", grade, notes.empty() ? "NVML answers" : notes);
 }
 
 HealthCheck check_worker(const WorkerSetup& setup) {
@@ -81,9 +104,9 @@ HealthCheck check_clock() {
 
 }  // namespace
 
-std::vector<HealthCheck> check_health(const Inventory& inventory, const WorkerSetup& setup) {
-  return {check_driver(inventory), check_gpus(inventory), check_worker(setup), check_disk(),
-          check_limits(),          check_clock()};
+std::vector<HealthCheck> check_health(const Inventory& inventory, const WorkerSetup& setup, const Monitor& monitor) {
+  return {check_driver(inventory), check_gpus(inventory), check_readings(inventory, monitor), check_worker(setup),
+          check_disk(),            check_limits(),        check_clock()};
 }
 
 }  // namespace bf::daemon

@@ -5,10 +5,11 @@
 
 #include "proto/control.h"
 #include "server/daemon/inventory.h"
+#include "server/daemon/monitor.h"
 
 namespace bf::daemon {
 
 // Quick, and never blocks on the driver.
-std::vector<control::HealthCheck> check_health(const Inventory& inventory, const WorkerSetup& setup);
+std::vector<control::HealthCheck> check_health(const Inventory& inventory, const WorkerSetup& setup, const Monitor& monitor);
 
 }  // namespace bf::daemon

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "nvml/nvml_api.h"
 #include "proto/nvml/answers.h"
 #include "proto/supervise.h"
 #include "server/daemon/log.h"
@@ -110,6 +111,17 @@ void Monitor::take(control::MonitorReport report) {
     auto number = [&](const char* function, size_t offset = 0) {
       return answers.number<uint32_t>(function, {}, offset).value_or(0);
     };
+    reading.uncorrected_errors =
+        answers
+            .number<uint64_t>("nvmlDeviceGetTotalEccErrors",
+                              {nvml::NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml::NVML_VOLATILE_ECC})
+            .value_or(0);
+    reading.remapping_failed = number("nvmlDeviceGetRemappedRows", 3 * sizeof(uint32_t)) != 0;
+    if (uint32_t slowdown = answers
+                                .number<uint32_t>("nvmlDeviceGetTemperatureThreshold",
+                                                  {nvml::NVML_TEMPERATURE_THRESHOLD_SLOWDOWN})
+                                .value_or(0))
+      reading.slowdown_c = slowdown;  // a fact: samples do not repeat it
     gpu.sampled = true;
     gpu.temperature_c = number("nvmlDeviceGetTemperature");
     gpu.power_mw = number("nvmlDeviceGetPowerUsage");

@@ -36,6 +36,10 @@ class Monitor {
     uint64_t sample_unix_us = 0;
     std::string facts;  // encoded NvmlAnswers
     std::string sample;
+    // For bf health.
+    uint64_t uncorrected_errors = 0;
+    bool remapping_failed = false;
+    uint32_t slowdown_c = 0;
   };
 
   // `gpus` gets what people look at: temperature, power, utilisation.

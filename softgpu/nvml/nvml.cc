@@ -287,6 +287,15 @@ BF_NVML nvmlReturn_t nvmlDeviceGetPciInfo_v3(nvmlDevice_t device, nvmlPciInfo_t*
   snprintf(pci->busId, sizeof pci->busId, "00000000:%02X:00.0", device->bus);
   return NVML_SUCCESS;
 }
+BF_NVML nvmlReturn_t nvmlDeviceGetPciInfoExt(nvmlDevice_t device, nvmlPciInfoExt_t* pci) noexcept {
+  if (pci != nullptr && pci->version != nvmlPciInfoExt_v1) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+  nvmlPciInfo_t info;
+  if (nvmlReturn_t error = nvmlDeviceGetPciInfo_v3(device, pci != nullptr ? &info : nullptr); error != NVML_SUCCESS)
+    return error;
+  *pci = {nvmlPciInfoExt_v1, info.domain, info.bus, info.device, info.pciDeviceId, info.pciSubSystemId, 3, 2, {}};
+  memcpy(pci->busId, info.busId, sizeof pci->busId);
+  return NVML_SUCCESS;
+}
 BF_NVML nvmlReturn_t nvmlDeviceGetBusType(nvmlDevice_t device, nvmlBusType_t* type) noexcept {
   return answer<unsigned>(device, {type, 0});
 }
@@ -406,6 +415,15 @@ BF_NVML nvmlReturn_t nvmlDeviceGetCurrentClocksEventReasons(nvmlDevice_t device,
 }
 BF_NVML nvmlReturn_t nvmlDeviceGetCurrentClocksThrottleReasons(nvmlDevice_t device, unsigned long long* reasons) noexcept {
   return nvmlDeviceGetCurrentClocksEventReasons(device, reasons);
+}
+BF_NVML nvmlReturn_t nvmlDeviceGetSupportedClocksThrottleReasons(nvmlDevice_t device, unsigned long long* reasons) noexcept {
+  return answer<unsigned long long>(device, {reasons, 1});
+}
+BF_NVML nvmlReturn_t nvmlDeviceGetSupportedClocksEventReasons(nvmlDevice_t device, unsigned long long* reasons) noexcept {
+  return nvmlDeviceGetSupportedClocksThrottleReasons(device, reasons);
+}
+BF_NVML nvmlReturn_t nvmlDeviceGetSupportedEventTypes(nvmlDevice_t device, unsigned long long* eventTypes) noexcept {
+  return answer<unsigned long long>(device, {eventTypes, 0xff9f});  // an H200's
 }
 BF_NVML nvmlReturn_t nvmlDeviceGetClockInfo(nvmlDevice_t device, nvmlClockType_t type, unsigned int* clock) noexcept {
   if (type > NVML_CLOCK_VIDEO) return NVML_ERROR_INVALID_ARGUMENT;

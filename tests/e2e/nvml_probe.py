@@ -66,6 +66,8 @@ class Nvml:
         return {"v1": [first.total, first.used, first.free], "v2": [second.total, second.used + second.reserved, second.free]}
 
     def processes(self, device):
+        if not hasattr(self.library, "nvmlDeviceGetComputeRunningProcesses_v3"):
+            return []  # the software GPU's own library has no processes
         count = ctypes.c_uint(64)
         infos = (Process * 64)()
         self.call("nvmlDeviceGetComputeRunningProcesses_v3", device, ctypes.byref(count), infos)

@@ -2,7 +2,7 @@
 """NVML on a host with a real GPU: every form of nvidia-smi under bfrun, its figures beside the host's own and beside CUDA's,
 pynvml's read-only functions walked on both sides, and what a crowd of watchers costs the server.
 
-  nvml.py --build BUILD [--only forms agree compare walk torch cost] [--clients 100]
+  nvml.py --build BUILD [--only forms agree compare walk torch cost] [--clients 100] [--seconds 20]
 
 Prints one line per check; ends with status 1 if one failed, 0 without a GPU. Also run by run.py."""
 
@@ -172,7 +172,7 @@ def cpu_seconds(pids):
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def cost(check, server, clients, seconds=20):
+def cost(check, server, clients, seconds):
     """`clients` times nvidia-smi -l 1: what bfserver and its monitor spend, per second."""
     watchers = [subprocess.Popen(server.bfrun([smi_path(), "-l", "1"], memory_mib=256), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=harness.clean_environment()) for _ in range(clients)]
     time.sleep(8)
@@ -190,7 +190,7 @@ def cost(check, server, clients, seconds=20):
     check(sum(spent) < 1.0 * max(1, clients / 100), f"{clients} x nvidia-smi -l 1: bfserver {spent[0]:.2f} %, monitor {spent[1]:.2f} % of a core", "nvml cost")
 
 
-def run_all(check, server, only=(), clients=100):
+def run_all(check, server, only=(), clients=100, seconds=20):
     if smi_path() is None:
         return
     cases = {"forms": forms, "compare": compare, "agree": agree, "torch": torch, "walk": walk}
@@ -198,7 +198,7 @@ def run_all(check, server, only=(), clients=100):
         if not only or name in only:
             case(check, server)
     if not only or "cost" in only:
-        cost(check, server, clients)
+        cost(check, server, clients, seconds)
 
 
 def main():
@@ -206,6 +206,7 @@ def main():
     parser.add_argument("--build", required=True)
     parser.add_argument("--only", nargs="+", default=[])
     parser.add_argument("--clients", type=int, default=100)
+    parser.add_argument("--seconds", type=int, default=20, help="how long the cost of watchers is measured")
     parser.add_argument("--software", type=int, default=0, help="on that many software GPUs (nvidia-smi must be on the PATH)")
     arguments = parser.parse_args()
     if harness.gpu_name() is None and not arguments.software:
@@ -213,7 +214,7 @@ def main():
         return 0
     check = Report()
     with harness.Server(harness.Build(arguments.build), software_gpus=arguments.software) as server:
-        run_all(check, server, arguments.only, arguments.clients)
+        run_all(check, server, arguments.only, arguments.clients, arguments.seconds)
     print(f"{check.failed} failed")
     return 1 if check.failed else 0
 

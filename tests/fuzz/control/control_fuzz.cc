@@ -39,7 +39,7 @@ void feed_socket(int type, control::Bytes bytes, void (*read)(int)) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   auto bytes = std::as_bytes(std::span(data + 1, size - 1));
-  switch (data[0] % 23) {
+  switch (data[0] % 28) {
 #define CASE(number, X)                                     \
   case number:                                              \
     check(bytes, control::decode_##X, control::encode_##X); \
@@ -65,6 +65,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     CASE(18, Ready)
     CASE(19, WorkerReport)
     CASE(20, ProbeReply)
+    CASE(23, ReadingRequest)
+    CASE(24, ReadingReply)
+    CASE(25, NvmlAnswers)
+    CASE(26, MonitorRequest)
+    CASE(27, MonitorReport)
     case 21:
       feed_socket(SOCK_STREAM, bytes, [](int socket) {
         while (control::receive_frame(socket, control::deadline_in(std::chrono::milliseconds(100))).ok()) {

@@ -101,11 +101,33 @@ TEST(Control, AgreesWithLibprotobufOnEveryMessage) {
   COMPARE(Ready);
   COMPARE(WorkerReport);
   COMPARE(ProbeReply);
+  COMPARE(ReadingRequest);
+  COMPARE(ReadingReply);
+  COMPARE(NvmlAnswers);
+  COMPARE(MonitorRequest);
+  COMPARE(MonitorReport);
 }
 
-// If control.proto gains a message, the list above must too. Gpu, Partition, HealthCheck and WorkerDevice are parts.
+// If control.proto gains a message, the list above must too. Gpu, Partition, HealthCheck, WorkerDevice, LeaseProcess and
+// NvmlAnswer are parts.
 TEST(Control, KnowsEveryMessageOfTheSpecification) {
-  EXPECT_EQ(backfield::ListReply::descriptor()->file()->message_type_count(), 21 + 4);
+  EXPECT_EQ(backfield::ListReply::descriptor()->file()->message_type_count(), 26 + 6);
+}
+
+// Its parts are bounded so that the longest one is a control frame.
+TEST(Control, AWholeReadingFitsIntoAFrame) {
+  ReadingReply reply;
+  reply.uuid = reply.pci_bus_id = std::string(kIdBytes, 'u');
+  reply.name = std::string(kNameBytes, 'n');
+  reply.facts = std::string(kFactsBytes, 'f');
+  reply.sample = std::string(kSampleBytes, 's');
+  reply.system = std::string(kSystemBytes, 'y');
+  for (uint64_t* number : {&reply.memory_bytes, &reply.used_bytes, &reply.facts_version, &reply.sample_version, &reply.sample_unix_us})
+    *number = ~uint64_t{0};
+  for (size_t i = 0; i < kProcessesPerReading; i++)
+    reply.processes.push_back({~0u, std::string(kProcessNameBytes, 'p'), ~uint64_t{0}});
+  EXPECT_LE(encode_ReadingReply(reply).size(), limits::kControlBodyBytes);
+  EXPECT_TRUE(decode_ReadingReply(as_bytes(encode_ReadingReply(reply))).ok());
 }
 
 TEST(Control, SkipsUnknownFields) {

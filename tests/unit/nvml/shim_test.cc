@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -34,7 +35,8 @@ class FakeDaemon {
   FakeDaemon() {
     transport::Address any;
     any.host = "127.0.0.1";
-    listener_ = std::move(*transport::listen(any, 16));
+    auto listener = transport::listen(any, 16);
+    listener_ = std::move(*listener);
     sockaddr_storage address{};
     socklen_t bytes = sizeof address;
     getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&address), &bytes);
@@ -89,8 +91,10 @@ class FakeDaemon {
  private:
   void accept_all() {
     while (!stopped_) {
+      pollfd entry{listener_.get(), POLLIN, 0};
+      poll(&entry, 1, -1);  // the listener does not block
       Fd socket(accept(listener_.get(), nullptr, nullptr));
-      if (!socket) return;
+      if (!socket) continue;
       connections++;
       std::lock_guard lock(mutex_);
       sockets_.push_back(socket.get());
@@ -379,9 +383,13 @@ TEST_F(Shim, AServerThatHangsUpOnTheSilentIsNotLost) {
 
 TEST_F(Shim, NonsenseFromTheServerIsAnError) {
   start();
-  for (const std::string& reply :
-       {std::string("\xff\xff\xff\xff"), control::encode_ReadingReply({.devices = 1000}), control::encode_ReadingReply({}),
-        control::encode_ReadingReply({.devices = 1, .facts_version = 1, .facts = "\xff\xff"})}) {
+  control::ReadingReply too_many, none, malformed;
+  too_many.devices = 1000;
+  none.memory_bytes = 1;
+  malformed.devices = 1;
+  malformed.facts = "\xff\xff";
+  for (const std::string& reply : {std::string("\xff\xff\xff\xff"), control::encode_ReadingReply(too_many),
+                                   control::encode_ReadingReply(none), control::encode_ReadingReply(malformed)}) {
     daemon_.raw_reply = reply;
     EXPECT_EQ(NVML(nvmlInit_v2)(), NVML_ERROR_DRIVER_NOT_LOADED);
   }

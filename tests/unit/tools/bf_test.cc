@@ -20,6 +20,21 @@ class Bf : public testing::Test {
   Server server_{{.arguments = {"--server-name", "gpu7"}}};
 };
 
+TEST_F(Bf, SmiShowsThePool) {
+  Lease held = lease(server_, 1, 1000);
+  auto done = run_tool({"bf", "smi", "--json", "--server", server_.address()});
+  EXPECT_EQ(done.status, 0) << done.err;
+  json gpus = json::parse(done.out)["servers"][0]["gpus"];
+  ASSERT_EQ(gpus.size(), 2u);
+  EXPECT_EQ(gpus[0]["memory_mib"], 1024);
+  EXPECT_EQ(gpus[0]["used_mib"], 0) << "leased, but nothing is allocated";
+  EXPECT_EQ(gpus[0]["leases"], 1);
+  done = run_tool({"bf", "smi", "--server", server_.address()});
+  EXPECT_EQ(done.status, 0);
+  EXPECT_NE(done.out.find("0 / 1024"), std::string::npos) << done.out;
+  EXPECT_EQ(run_tool({"bf", "smi", "--server", "127.0.0.1:1"}).status, 1);
+}
+
 TEST_F(Bf, ListShowsWhatIsFree) {
   Lease held = lease(server_, 1, 1000);
   auto done = run_tool({"bf", "list", "--server", server_.address()});
