@@ -342,6 +342,7 @@ control::ListReply Daemon::describe() const {
 
 // The connection may be gone, or have said something else, when the sample is there.
 void Daemon::answer_fresh(Connection& connection, std::function<void(Connection&)> answer) {
+  if (monitor_.fresh()) return answer(connection);
   connection.hold();
   bool accepted = monitor_.when_fresh([this, id = connection.id(), answer = std::move(answer)] {
     auto found = connections_.find(id);

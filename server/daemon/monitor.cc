@@ -56,8 +56,7 @@ void Monitor::ask() {
 }
 
 bool Monitor::when_fresh(std::function<void()> then) {
-  bool fresh = sampled_at_ != Clock::time_point{} && Clock::now() - sampled_at_ < kSampleAge;
-  if (fresh || !control_) {
+  if (fresh()) {
     then();
     return true;
   }

@@ -22,6 +22,8 @@
 namespace bf::daemon {
 
 class Monitor {
+  using Clock = EventLoop::Clock;
+
  public:
   static constexpr auto kSampleAge = std::chrono::milliseconds(950);  // a client that asks once a second gets a new one
   static constexpr auto kFactsAge = std::chrono::minutes(10);
@@ -48,8 +50,11 @@ class Monitor {
   Monitor(const Monitor&) = delete;
 
   void start();
-  // Runs `then` when there is a fresh sample, or when it becomes clear that none will come in time; at the latest after
-  // kPatience. Possibly at once. False if too many wait already.
+  // True if nothing better than what is there can be had now: the sample is young, or there is nobody to take one.
+  bool fresh() const {
+    return !control_ || (sampled_at_ != Clock::time_point{} && Clock::now() - sampled_at_ < kSampleAge);
+  }
+  // Runs `then` when that is so, at the latest after kPatience. False if too many wait already.
   bool when_fresh(std::function<void()> then);
   // What is known of the GPU, by its position in the inventory; versions are 0 as long as nothing is.
   const Reading& reading(size_t gpu) const { return readings_[gpu]; }
@@ -60,8 +65,6 @@ class Monitor {
   void reap();
 
  private:
-  using Clock = EventLoop::Clock;
-
   void ask();
   void on_message();
   void take(control::MonitorReport report);
