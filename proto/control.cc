@@ -442,9 +442,7 @@ static void visit(V& v, M& m) {
 }
 
 template <class V, Is<MonitorRequest> M>
-static void visit(V& v, M& m) {
-  v.number(1, m.facts);
-}
+static void visit(V&, M&) {}
 
 template <class V, Is<MonitorReport> M>
 static void visit(V& v, M& m) {

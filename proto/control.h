@@ -28,7 +28,7 @@ inline constexpr size_t kGpusPerServer = 64;
 inline constexpr size_t kTransports = 16;
 inline constexpr size_t kChecks = 64;
 // A reading, all of it, is one frame: together these stay below limits::kControlBodyBytes.
-inline constexpr size_t kFactsBytes = 30 << 10;        // NvmlAnswers about one GPU
+inline constexpr size_t kFactsBytes = 34 << 10;        // NvmlAnswers about one GPU
 inline constexpr size_t kSampleBytes = 14 << 10;       // those of them that change
 inline constexpr size_t kSystemBytes = 4 << 10;        // NvmlAnswers of functions without a device
 inline constexpr size_t kAnswers = 4096;
@@ -245,9 +245,7 @@ struct ProbeReply {
   std::vector<Gpu> gpus;
 };
 
-struct MonitorRequest {
-  bool facts = false;
-};
+struct MonitorRequest {};
 struct MonitorReport {
   bool system = false;
   std::string uuid;

@@ -30,9 +30,9 @@ nvmlReturn_t handle_nvmlDeviceGetFieldValues(nvmlDevice_t device, int valuesCoun
   if (nvmlReturn_t error = read_device(device, LeaseView::Want::kSample, reading); error != NVML_SUCCESS) return error;
   for (int i = 0; i < valuesCount; i++) {
     nvmlFieldValue_t& field = values[i];
-    // Most fields ignore their scope, and programs leave anything there.
-    const Answer* answer = reading->answers->find(kFieldFunction, {field.fieldId, field.scopeId, 0, 0});
-    if (answer == nullptr) answer = reading->answers->find(kFieldFunction, {field.fieldId, 0, 0, 0});
+    // Most fields have no scopes, and programs leave anything there.
+    const bool scoped = reading->answers->find(kFieldFunction, {field.fieldId, 1, 0, 0}) != nullptr;
+    const Answer* answer = reading->answers->find(kFieldFunction, {field.fieldId, scoped ? field.scopeId : 0, 0, 0});
     field.nvmlReturn = answer != nullptr ? answer->result : NVML_ERROR_INVALID_ARGUMENT;
     if (field.nvmlReturn != NVML_SUCCESS) continue;
     FieldAnswer value;

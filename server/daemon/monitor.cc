@@ -38,17 +38,14 @@ void Monitor::start() {
   pid_ = *pid;
   control_ = std::move(pair->first);
   asked_ = false;
-  facts_at_ = {};  // a new child says everything
   if (!loop_.watch(control_.get(), EPOLLIN, [this](uint32_t) { on_message(); }).ok()) return end_child();
   ask();
 }
 
 void Monitor::ask() {
   if (asked_ || !control_) return;
-  bool facts = facts_at_ == Clock::time_point{} || Clock::now() - facts_at_ > kFactsAge;
-  if (!supervise::send(control_.get(), supervise::Kind::kSample, control::encode_MonitorRequest({facts})).ok()) return;
+  if (!supervise::send(control_.get(), supervise::Kind::kSample, control::encode_MonitorRequest({})).ok()) return;
   asked_ = true;
-  if (facts) facts_at_ = Clock::now();
   hang_ = loop_.after(kHang, [this] {
     log::warn("the monitor hangs; ending it");
     end_child();
@@ -104,6 +101,7 @@ void Monitor::take(control::MonitorReport report) {
       reading.facts = std::move(report.facts);
       reading.facts_version = ++version_;
     }
+    if (report.sample.empty() && !report.last) return;  // new facts of this GPU only
     reading.sample = std::move(report.sample);
     reading.sample_version = ++version_;
     reading.sample_unix_us = report.sample_unix_us;
@@ -153,7 +151,7 @@ void Monitor::reap() {
 }
 
 void Monitor::start_again() {
-  auto delay = std::chrono::seconds(1u << std::min(failures_++, 6u));
+  auto delay = std::chrono::seconds(1u << std::min(failures_++, 9u));
   log::at(failures_ == 1 ? LogLevel::kWarn : LogLevel::kDebug,
           "the monitor ended; readings of the GPUs stay as they are, and it starts again in {} s", delay.count());
   restart_ = loop_.after(delay, [this] { start(); });

@@ -26,7 +26,6 @@ class Monitor {
 
  public:
   static constexpr auto kSampleAge = std::chrono::milliseconds(950);  // a client that asks once a second gets a new one
-  static constexpr auto kFactsAge = std::chrono::minutes(10);
   static constexpr auto kPatience = std::chrono::seconds(2);  // how long somebody who asks may wait
   static constexpr auto kHang = std::chrono::seconds(30);     // a sample that takes longer: the child is ended
   static constexpr size_t kWaiting = limits::kIdleConnections;
@@ -84,7 +83,6 @@ class Monitor {
   bool asked_ = false;
   uint32_t failures_ = 0;  // in a row
   Clock::time_point sampled_at_{};
-  Clock::time_point facts_at_{};
   EventLoop::TimerId hang_{}, patience_{}, restart_{};
   std::vector<std::function<void()>> waiting_;
 };

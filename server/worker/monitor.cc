@@ -2,8 +2,11 @@
 
 #include <poll.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <memory>
+#include <optional>
 #include <unordered_set>
 #include <vector>
 
@@ -20,6 +23,7 @@ using nvml::Kind;
 using nvml::Row;
 
 constexpr uint32_t kArrayElements = 256;  // an H200 has 130 graphics clocks
+constexpr auto kFactsAge = std::chrono::minutes(10);
 constexpr size_t kBufferBytes = 64 << 10;
 
 // Field ids that are asked for other scopes than 0: nvmlFieldValue_t.scopeId is a power scope or a link.
@@ -37,6 +41,7 @@ struct Gpu {
   nvml::nvmlDevice_t device = nullptr;
   std::string uuid;
   std::vector<control::NvmlAnswer> facts;
+  std::chrono::steady_clock::time_point facts_at{};
 };
 
 uint64_t word(const void* pointer) { return reinterpret_cast<uint64_t>(pointer); }
@@ -212,10 +217,9 @@ class Monitor {
 
   size_t gpus() const { return gpus_.size(); }
 
-  control::MonitorReport report_system(bool facts) {
+  control::MonitorReport system() {
     control::MonitorReport report;
     report.system = true;
-    if (!facts) return report;
     control::NvmlAnswers all;
     for (size_t i = 0; i < askers_.size(); ++i)
       if (!nvml::rows()[i].device) append(all.answers, askers_[i]->ask(nullptr, nullptr));
@@ -223,15 +227,27 @@ class Monitor {
     return report;
   }
 
-  control::MonitorReport report(size_t index, bool facts) {
+  control::MonitorReport facts(size_t index) {
     Gpu& gpu = gpus_[index];
-    control::MonitorReport report;
-    report.uuid = gpu.uuid;
-    report.index = uint32_t(index);
-    if (facts || gpu.facts.empty()) {
-      ask_all(gpu);
-      report.facts = nvml::encode_answers({gpu.facts}, control::kFactsBytes);
-    }
+    ask_all(gpu);
+    gpu.facts_at = std::chrono::steady_clock::now();
+    control::MonitorReport report = about(index);
+    report.facts = nvml::encode_answers({gpu.facts}, control::kFactsBytes);
+    if (control::encode_NvmlAnswers({gpu.facts}).size() > report.facts.size())
+      BF_WARN("monitor: NVML says more of GPU {} than {} bytes; the rest is left out", index, control::kFactsBytes);
+    return report;
+  }
+
+  // A GPU whose facts are old.
+  std::optional<size_t> outdated() const {
+    for (size_t i = 0; i < gpus_.size(); ++i)
+      if (std::chrono::steady_clock::now() - gpus_[i].facts_at > kFactsAge) return i;
+    return std::nullopt;
+  }
+
+  control::MonitorReport sample(size_t index) {
+    const Gpu& gpu = gpus_[index];
+    control::MonitorReport report = about(index);
     control::NvmlAnswers sample;
     for (size_t i = 0; i < askers_.size(); ++i)
       if (nvml::rows()[i].device && nvml::rows()[i].sampled) append(sample.answers, askers_[i]->ask(gpu.device, &gpu.facts));
@@ -242,6 +258,13 @@ class Monitor {
   }
 
  private:
+  control::MonitorReport about(size_t index) const {
+    control::MonitorReport report;
+    report.uuid = gpus_[index].uuid;
+    report.index = uint32_t(index);
+    return report;
+  }
+
   static void append(std::vector<control::NvmlAnswer>& all, std::vector<control::NvmlAnswer> some) {
     for (auto& answer : some) all.push_back(std::move(answer));
   }
@@ -316,18 +339,23 @@ Status run_monitor(int control) {
   if (!library.ok()) return library.status();
   Monitor monitor(*library);
   if (monitor.gpus() == 0) return {StatusCode::kUnavailable, "NVML shows no GPU"};
+  bool known = false;
   for (;;) {
     auto message = supervise::receive(control);
     if (!message.ok()) return message.status();
     if (message->kind != supervise::Kind::kSample) continue;
-    auto request = control::decode_MonitorRequest(control::as_bytes(message->body));
-    if (!request.ok()) return request.status();
-    BF_RETURN_IF_ERROR(send_report(control, monitor.report_system(request->facts)));
+    if (!known) {
+      BF_RETURN_IF_ERROR(send_report(control, monitor.system()));
+      for (size_t i = 0; i < monitor.gpus(); ++i) BF_RETURN_IF_ERROR(send_report(control, monitor.facts(i)));
+    }
+    known = true;
     for (size_t i = 0; i < monitor.gpus(); ++i) {
-      auto report = monitor.report(i, request->facts);
+      auto report = monitor.sample(i);
       report.last = i + 1 == monitor.gpus();
       BF_RETURN_IF_ERROR(send_report(control, report));
     }
+    // After the sample, and one GPU at a time: facts take long, and somebody may want the next sample in a second.
+    if (const auto old = monitor.outdated()) BF_RETURN_IF_ERROR(send_report(control, monitor.facts(*old)));
   }
 }
 

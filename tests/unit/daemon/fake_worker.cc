@@ -130,7 +130,7 @@ int monitor(int supervisor) {
       control::MonitorReport report;
       report.uuid = uuid(i);
       report.index = i;
-      if (request->facts) report.facts = control::encode_NvmlAnswers({{{1, i, 0, 0, 0, 0, "fact"}}});
+      if (samples == 1) report.facts = control::encode_NvmlAnswers({{{1, i, 0, 0, 0, 0, "fact"}}});
       report.sample = control::encode_NvmlAnswers({{{1, i, 1, 0, 0, 0, std::to_string(samples)}}});
       report.last = i + 1 == number("BF_SOFTGPU_COUNT", 1);
       (void)supervise::send(supervisor, supervise::Kind::kReading, control::encode_MonitorReport(report));
