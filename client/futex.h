@@ -28,7 +28,7 @@ inline void cpu_relax() {
 
 // True on machines where spinning does not take the processor from the thread that is waited for.
 inline bool may_spin() {
-  static const bool yes = sysconf(_SC_NPROCESSORS_ONLN) > 2;
+  static const bool yes = sysconf(_SC_NPROCESSORS_ONLN) > 4;
   return yes;
 }
 

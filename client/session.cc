@@ -24,7 +24,9 @@ constexpr size_t kKeepBytes = 1 << 20;        // larger buffers are given back a
 constexpr size_t kPrintBytes = 4 << 20;       // text nobody has asked for yet; beyond, the receiver writes it out itself
 constexpr const char* kVersion = "0.1.0";
 constexpr int kGoodbyeMs = 1000;
-constexpr auto kSpin = std::chrono::microseconds(50);
+// Who waits for a reply keeps its processor for so long: as the driver does for a whole synchronise, and because waking
+// a processor of a virtual machine costs 100-400 us.
+constexpr auto kSpin = std::chrono::microseconds(2000);
 
 std::mutex g_start;                    // one attach at a time
 std::atomic<bool> g_used{false};       // this process has a session, or is making one
@@ -218,10 +220,8 @@ CUresult Session::call(Lane& lane, uint16_t opcode, uint16_t flags, Bytes body, 
   FrameHeader header{uint32_t(body.size()), uint32_t(payload.bytes), opcode, flags, lane.id};
   lane.opcode = opcode;
   lane.state.store(Lane::kWaiting, std::memory_order_release);
-  callers_.fetch_add(1, std::memory_order_relaxed);
   bool sent = stream_.append(header, body, payload, CallStream::Urgency::kNow);
   CUresult result = sent ? await_reply(lane) : CUDA_ERROR_DEVICE_UNAVAILABLE;
-  callers_.fetch_sub(1, std::memory_order_relaxed);
   lane.state.store(Lane::kIdle, std::memory_order_relaxed);
   if (result != CUDA_SUCCESS && gate() == CUDA_ERROR_DEINITIALIZED) return CUDA_ERROR_DEINITIALIZED;
   return result;
@@ -313,8 +313,8 @@ void Session::receive_loop() {
   std::vector<std::byte> buffer(kReceiveBytes);
   size_t used = 0;
   for (;;) {
-    bool poll = may_spin() && callers_.load(std::memory_order_relaxed) > 0;
-    auto received = link_->calls().receive(std::span(buffer).subspan(used), poll ? kSpin : std::chrono::microseconds(0));
+    // Also when nobody waits right now: a program that has just got an answer is likely to ask again.
+    auto received = link_->calls().receive(std::span(buffer).subspan(used), may_spin() ? kSpin : std::chrono::microseconds(0));
     if (!received.ok()) return lose(received.status());
     if (*received == 0) return lose(Status(StatusCode::kUnavailable, "the server closed the connection"));
     used += *received;

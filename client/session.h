@@ -122,7 +122,6 @@ class Session {
   std::array<std::atomic<Lane*>, limits::kLanes> lanes_{};
   uint32_t lanes_made_ = 0;
   std::vector<Lane*> free_lanes_;
-  std::atomic<uint32_t> callers_{0};  // lanes that wait for a reply: while there are any, the receiver may poll
 
   std::mutex bulk_order_;
   uint64_t next_transfer_ = 1;  // under bulk_order_

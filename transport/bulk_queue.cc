@@ -3,10 +3,20 @@
 #include <algorithm>
 
 namespace bf::transport {
+namespace {
+
+// A small transfer is cut finer, so that all channels carry a part of it: one connection moves a third of what four do.
+size_t block_bytes_of(size_t bytes) {
+  constexpr size_t kUnit = 64 << 10;
+  return std::clamp((bytes / limits::kBulkChannels + kUnit - 1) / kUnit * kUnit, kUnit, limits::kBulkBlockBytes);
+}
+
+}  // namespace
 
 uint64_t SendQueue::push(uint64_t transfer, const void* data, size_t bytes, Sent sent) {
   std::unique_lock lock(mutex_);
-  uint64_t blocks = (bytes + limits::kBulkBlockBytes - 1) / limits::kBulkBlockBytes;
+  const size_t block_bytes = block_bytes_of(bytes);
+  uint64_t blocks = (bytes + block_bytes - 1) / block_bytes;
   uint64_t end = next_sequence_ += blocks;
   if (stopped_) {
     Status why = failure_;
@@ -16,7 +26,7 @@ uint64_t SendQueue::push(uint64_t transfer, const void* data, size_t bytes, Sent
   }
   bool failed = !failure_.ok();
   auto& target = failed || bytes == 0 ? done_ : active_;
-  target.push_back({transfer, static_cast<const std::byte*>(data), bytes, 0, 0, failed, std::move(sent)});
+  target.push_back({transfer, static_cast<const std::byte*>(data), bytes, block_bytes, 0, 0, failed, std::move(sent)});
   if (&target == &active_ && cut_ == active_.end()) --cut_;
   lock.unlock();
   if (blocks > 1) {
@@ -50,7 +60,7 @@ std::optional<SendQueue::Job> SendQueue::take() {
       job.owner = cut_;
       job.data = cut_->data + cut_->cut_bytes;
       job.block = {next_block_++, cut_->id, cut_->cut_bytes,
-                   uint32_t(std::min(limits::kBulkBlockBytes, cut_->bytes - cut_->cut_bytes))};
+                   uint32_t(std::min(cut_->block_bytes, cut_->bytes - cut_->cut_bytes))};
       cut_->cut_bytes += job.block.bytes;
       cut_->in_flight++;
       if (cut_->cut_bytes == cut_->bytes) ++cut_;

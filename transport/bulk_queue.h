@@ -23,6 +23,7 @@ struct Transfer {
   uint64_t id = 0;
   const std::byte* data = nullptr;
   size_t bytes = 0;
+  size_t block_bytes = 0;  // of every block but the last
   size_t cut_bytes = 0;    // handed out so far
   uint32_t in_flight = 0;  // blocks that sender threads hold
   bool failed = false;

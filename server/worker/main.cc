@@ -163,7 +163,8 @@ int serve(int control, bool warm) {
   config.ledger = &*ledger;
   config.ledger_slot = assignment.assign.ledger_slot;
   config.software = driver->software;
-  config.spin_us = std::thread::hardware_concurrency() > 2 ? 50 : 0;
+  const unsigned processors = std::thread::hardware_concurrency();
+  config.spin_us = processors > 8 ? 200 : processors > 2 ? 50 : 0;
   config.prints = &*prints;
   config.report = [control](const control::WorkerReport& report) {
     (void)supervise::send(control, supervise::Kind::kReport, control::encode_WorkerReport(report));

@@ -160,25 +160,26 @@ double bulk_bandwidth(Kind kind, uint32_t channels, bool place) {
 }
 
 // From send() to landed() of one small transfer on an idle link.
-Latency bulk_latency(Kind kind) {
-  std::vector<std::byte> source(100 << 10);
-  std::atomic<uint64_t> arrived{0};
+// From send() until the last byte has landed, after both sides were idle for `idle`.
+Latency bulk_latency(Kind kind, size_t bytes, microseconds idle) {
+  std::vector<std::byte> source(bytes);
+  std::atomic<uint64_t> arrived{0};  // bytes
   Sink unused, sink;
   SentCounter sent;
   Pair pair = make_pair(kind);
   sink.on_landed = [&](const Block& block, std::byte*) {
     pair.worker->bulk().release(block);
-    arrived++;
+    arrived += block.bytes;
     return true;
   };
   pair.client->bulk().start(unused);
   pair.worker->bulk().start(sink);
   std::vector<double> rounds_us;
   for (auto start = Clock::now(); since(start) < g_seconds;) {
-    std::this_thread::sleep_for(microseconds(200));
+    if (idle.count()) std::this_thread::sleep_for(idle);
     auto before = Clock::now();
     pair.client->bulk().send(1, source.data(), source.size(), sent.callback());
-    while (arrived <= rounds_us.size()) std::this_thread::yield();
+    while (arrived < (rounds_us.size() + 1) * bytes) std::this_thread::yield();
     rounds_us.push_back(since(before) * 1e6);
   }
   return summarise(rounds_us);
@@ -249,9 +250,13 @@ void run() {
                bulk_bandwidth(Kind::kShm, 0, place));
   fmt::print("  {:<42} {:10.2f} GB/s\n", "loopback, ring", bulk_bandwidth(Kind::kLoopback, 0, false));
 
-  fmt::print("one transfer of 100 KiB, from send() to landed()\n");
-  for (Kind kind : {Kind::kTcp4, Kind::kShm, Kind::kLoopback})
-    print_latency(fmt::format("  {}", name_of(kind)), bulk_latency(kind));
+  for (size_t kib : {100, 1024, 16384}) {
+    for (int idle_us : {0, 200, 10'000}) {
+      fmt::print("one transfer of {} KiB, from send() to landed(), after {} us of silence\n", kib, idle_us);
+      for (Kind kind : {Kind::kTcp4, Kind::kShm})
+        print_latency(fmt::format("  {}", name_of(kind)), bulk_latency(kind, kib << 10, microseconds(idle_us)));
+    }
+  }
 }
 
 }  // namespace

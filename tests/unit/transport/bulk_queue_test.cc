@@ -24,19 +24,19 @@ const Status kGone{StatusCode::kUnavailable, "gone"};
 TEST(SendQueue, CutsAndNumbersInSendOrder) {
   SendQueue queue(100);
   Results results;
-  std::vector<std::byte> data(3 * kBlock);
-  EXPECT_EQ(queue.push(7, data.data(), 2 * kBlock + 1, results.add()), 3u);
-  EXPECT_EQ(queue.push(8, data.data(), kBlock, results.add()), 4u);
+  std::vector<std::byte> data(5 * kBlock);
+  EXPECT_EQ(queue.push(7, data.data(), 4 * kBlock + 1, results.add()), 5u);
+  EXPECT_EQ(queue.push(8, data.data(), kBlock / 16, results.add()), 6u);
   std::vector<SendQueue::Job> jobs;
-  for (int i = 0; i < 4; i++) jobs.push_back(*queue.take());
+  for (int i = 0; i < 6; i++) jobs.push_back(*queue.take());
   EXPECT_EQ(jobs[0].block.bytes, kBlock);
-  EXPECT_EQ(jobs[2].block.bytes, 1u);
-  EXPECT_EQ(jobs[2].block.offset, 2 * kBlock);
-  EXPECT_EQ(jobs[2].data, data.data() + 2 * kBlock);
-  EXPECT_EQ(jobs[3].block.transfer, 8u);
-  for (uint64_t i = 0; i < 4; i++) EXPECT_EQ(jobs[i].block.sequence, i);
+  EXPECT_EQ(jobs[4].block.bytes, 1u);
+  EXPECT_EQ(jobs[4].block.offset, 4 * kBlock);
+  EXPECT_EQ(jobs[4].data, data.data() + 4 * kBlock);
+  EXPECT_EQ(jobs[5].block.transfer, 8u);
+  for (uint64_t i = 0; i < 6; i++) EXPECT_EQ(jobs[i].block.sequence, i);
 
-  for (int i : {2, 0, 3}) queue.finish(jobs[size_t(i)]);
+  for (int i : {2, 0, 4, 3, 5}) queue.finish(jobs[size_t(i)]);
   queue.announce(5);
   EXPECT_TRUE(queue.take()->is_credit);  // runs what is due on the way
   EXPECT_EQ(results.codes.size(), 1u);   // transfer 8; block 1 of transfer 7 is still under way
@@ -44,6 +44,19 @@ TEST(SendQueue, CutsAndNumbersInSendOrder) {
   queue.announce(6);
   EXPECT_EQ(queue.take()->block.sequence, 6u);
   EXPECT_EQ(results.codes, (std::vector{StatusCode::kOk, StatusCode::kOk}));
+}
+
+TEST(SendQueue, CutsSmallTransfersForAllChannels) {
+  SendQueue queue(100);
+  Results results;
+  std::vector<std::byte> data(kBlock + 1);
+  EXPECT_EQ(queue.push(1, data.data(), kBlock, results.add()), limits::kBulkChannels);
+  size_t bytes = 0;
+  for (uint32_t i = 0; i < limits::kBulkChannels; i++) bytes += queue.take()->block.bytes;
+  EXPECT_EQ(bytes, kBlock);
+  EXPECT_EQ(queue.push(2, data.data(), 1, results.add()), limits::kBulkChannels + 1);
+  EXPECT_EQ(queue.take()->block.bytes, 1u);
+  queue.fail(kGone);
 }
 
 TEST(SendQueue, KeepsTheWindow) {
