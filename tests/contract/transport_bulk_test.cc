@@ -88,29 +88,32 @@ TEST_P(BulkContract, BytesOfAllSizesArrive) {
   Receiver receiver(*pair_.worker);
   for (size_t i = 0; i < sizes.size(); i++) receiver.expect(i, sizes[i]);
   receiver.start();
-  size_t blocks = 0;
+  std::vector<uint64_t> ends;  // the sequence number after each transfer
   for (size_t i = 0; i < sizes.size(); i++) {
-    blocks += blocks_of(sizes[i]);
-    EXPECT_EQ(pair_.client->bulk().send(i, sources[i].data(), sizes[i], sent.callback()), blocks);
+    ends.push_back(pair_.client->bulk().send(i, sources[i].data(), sizes[i], sent.callback()));
   }
+  const size_t blocks = ends.back();
   ASSERT_TRUE(receiver.sink.wait_landed(blocks));
   ASSERT_TRUE(sent.wait(int(sizes.size())));
   EXPECT_EQ(sent.failed(), 0);
   EXPECT_EQ(receiver.placed > 0, pair_.worker->limits().places);
   for (size_t i = 0; i < sizes.size(); i++) EXPECT_TRUE(receiver.buffers[i] == sources[i]) << sizes[i] << " bytes";
 
-  // Every block once, numbered in send order, offsets as the sequence says.
+  // Every block once, numbered in send order, of at most kBlock bytes, each where the one before it ended.
   auto landed = receiver.sink.blocks();
   std::sort(landed.begin(), landed.end(), [](auto& a, auto& b) { return a.sequence < b.sequence; });
   uint64_t sequence = 0;
   for (size_t i = 0; i < sizes.size(); i++) {
-    for (size_t offset = 0; offset < sizes[i]; offset += kBlock, sequence++) {
+    for (size_t offset = 0; offset < sizes[i]; sequence++) {
       const Block& block = landed.at(sequence);
       ASSERT_EQ(block.sequence, sequence);
       ASSERT_EQ(block.transfer, i);
       ASSERT_EQ(block.offset, offset);
-      ASSERT_EQ(block.bytes, std::min(kBlock, sizes[i] - offset));
+      ASSERT_GT(block.bytes, 0u);
+      ASSERT_LE(block.bytes, std::min(kBlock, sizes[i] - offset));
+      offset += block.bytes;
     }
+    ASSERT_EQ(sequence, ends[i]);
   }
 }
 
