@@ -149,7 +149,7 @@ def torch(check, server):
 def walk(check, server):
     """Kinds of answer, function by function: natively as an ordinary user, and under bfrun."""
     demote = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 and shutil.which("setpriv") else []
-    native = subprocess.run([*demote, sys.executable, str(WALK)], capture_output=True, text=True, env=harness.clean_environment(), timeout=120)
+    native = subprocess.run([*demote, sys.executable, "-c", WALK.read_text()], capture_output=True, text=True, env=harness.clean_environment(), timeout=120)
     remote = server.run([sys.executable, WALK], SETTINGS, memory_mib=2048)
     if not check(native.returncode == 0 and remote.status == 0, f"walks ran: {native.returncode}, {remote.status} {native.stderr[-200:]} {remote.stderr.decode()[-200:]}", "nvml walk"):
         return
@@ -174,7 +174,7 @@ def cpu_seconds(pids):
 
 def cost(check, server, clients, seconds):
     """`clients` times nvidia-smi -l 1: what bfserver and its monitor spend, per second."""
-    watchers = [subprocess.Popen(server.bfrun([smi_path(), "-l", "1"], memory_mib=256), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=harness.clean_environment()) for _ in range(clients)]
+    watchers = [subprocess.Popen(server.bfrun([smi_path(), "-l", "1"], memory_mib=1024), stdout=subprocess.DEVNULL, env=harness.clean_environment()) for _ in range(clients)]
     time.sleep(8)
     alive = sum(watcher.poll() is None for watcher in watchers)
     monitors = [pid for pid in server.children() if b"--monitor" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()]
