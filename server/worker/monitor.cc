@@ -25,6 +25,7 @@ using nvml::Row;
 constexpr uint32_t kArrayElements = 256;  // an H200 has 130 graphics clocks
 constexpr uint32_t kSlowPeriod = 10;  // seconds; the table's "slow"
 constexpr auto kFactsAge = std::chrono::minutes(10);
+constexpr size_t kFieldsAtOnce = 32;
 constexpr size_t kBufferBytes = 64 << 10;
 
 using Clock = std::chrono::steady_clock;
@@ -296,6 +297,7 @@ class Monitor {
     nvml::nvmlFieldValue_t field{};
     field.fieldId = id;
     field.scopeId = scope;
+    field.nvmlReturn = nvml::NVML_ERROR_UNKNOWN;  // if the library does not get to it
     fields.push_back(field);
   }
 
@@ -323,17 +325,23 @@ class Monitor {
     ask_fields(gpu, fields, gpu.facts);
   }
 
-  // Field values: one call for all of them.
+  // A few at a time: driver 580 leaves those at the end of a long list (500) as they were, and says success.
   void ask_fields(const Gpu& gpu, std::vector<nvml::nvmlFieldValue_t>& fields, std::vector<control::NvmlAnswer>& answers) {
-    if (fields.empty() || library_.field_values(gpu.device, int(fields.size()), fields.data()) != nvml::NVML_SUCCESS) return;
-    for (const auto& field : fields) {
-      control::NvmlAnswer answer{nvml::kFieldFunction, field.fieldId, field.scopeId, 0, 0, uint32_t(field.nvmlReturn), {}};
-      nvml::FieldAnswer value{field.valueType, 0, 0};
-      std::memcpy(&value.value, &field.value, sizeof value.value);
-      if (answer.result == 0) answer.value.assign(reinterpret_cast<const char*>(&value), sizeof value);
-      while (!answer.value.empty() && answer.value.back() == '\0') answer.value.pop_back();
-      answers.push_back(std::move(answer));
+    for (size_t at = 0; at < fields.size(); at += kFieldsAtOnce) {
+      const size_t count = std::min(kFieldsAtOnce, fields.size() - at);
+      if (library_.field_values(gpu.device, int(count), &fields[at]) != nvml::NVML_SUCCESS) continue;
+      for (size_t i = at; i < at + count; ++i) answers.push_back(answer_of(fields[i]));
     }
+  }
+
+  static control::NvmlAnswer answer_of(const nvml::nvmlFieldValue_t& field) {
+    control::NvmlAnswer answer{nvml::kFieldFunction, field.fieldId, field.scopeId, 0, 0, uint32_t(field.nvmlReturn), {}};
+    if (answer.result != 0) return answer;
+    nvml::FieldAnswer value{field.valueType, 0, 0};
+    std::memcpy(&value.value, &field.value, sizeof value.value);
+    answer.value.assign(reinterpret_cast<const char*>(&value), sizeof value);
+    while (!answer.value.empty() && answer.value.back() == '\0') answer.value.pop_back();
+    return answer;
   }
 
   NvmlLibrary library_;
