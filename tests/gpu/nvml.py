@@ -109,6 +109,7 @@ def agree(check, server):
         report = json.loads(run.stdout)
         device = report["devices"][0]
         check(report["counts"] == [1, 1] and device["uuid"][0] == device["uuid"][1] and device["name"][0] == device["name"][1], f"{transport}: one GPU, {device['uuid']}", "nvml agree")
+        check(device["power_limits"][0] == device["power_limits"][1] > 0, f"{transport}: power limits by function and by field {device['power_limits']}", "nvml agree")
         check(device["total"] == 2048 * MIB, f"{transport}: cuDeviceTotalMem {device['total'] // MIB} MiB", "nvml agree")
         for moment in ("before", "after"):
             check(device[moment]["nvml"]["v1"] == device[moment]["cuda"] == device[moment]["nvml"]["v2"], f"{transport}: {moment}: {device[moment]}", "nvml agree")
