@@ -133,7 +133,7 @@ nvmlReturn_t relay_words(const Row& row, const uint64_t* arguments) {
     if (row.parameters[i].kind == Kind::kDevice) device = pointer<nvmlDevice_st>(arguments[i]);
   }
   DevicePointer reading;
-  const auto want = row.sampled ? LeaseView::Want::kSample : LeaseView::Want::kFacts;
+  const auto want = row.period_s > 0 ? LeaseView::Want::kSample : LeaseView::Want::kFacts;
   if (nvmlReturn_t error = read_device(device, want, reading); error != NVML_SUCCESS) return error;
   const Answers& answers = row.device ? *reading->answers : *reading->system;
   if (answers.empty()) return NVML_ERROR_UNKNOWN;  // the server's monitor has said nothing yet, or cannot

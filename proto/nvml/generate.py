@@ -34,6 +34,7 @@ UNDECLARED = {
     "nvmlInternalGetExportTable": {"returns": "nvmlReturn_t", "params": [["const void * *", "table"], ["const void *", "id"]]},
 }
 MAX_KEYS = 4
+PERIODS = {"fact": 0, "sampled": 1, "slow": 10}  # seconds between questions; 0: facts are only renewed now and then
 
 
 class TableError(Exception):
@@ -53,7 +54,7 @@ class Row:
         self.name, self.how, self.section, self.entry, self.returns = name, how, section, entry, returns
         self.params = [Param(*p) for p in params]
         self.asked = entry.get("asked", how)
-        self.relayed = self.asked in ("fact", "sampled")
+        self.relayed = self.asked in PERIODS
         self.target = how[3:] if how.startswith("as ") else None
         self.device = any(p.base == "nvmlDevice_t" and not p.pointer for p in self.params)
 
@@ -67,6 +68,7 @@ class Model:
         self.rows = {}
         with open(f"{HERE}/nvml.toml", "rb") as f:
             table = tomllib.load(f)
+        self.fields = self.field_rows(table.pop("fields"))
         for section, entries in table.items():
             for name, entry in entries.items():
                 entry = entry if isinstance(entry, dict) else {"how": entry}
@@ -76,6 +78,17 @@ class Model:
         for row in self.rows.values():
             if row.relayed:
                 self.classify(row)
+
+    def field_rows(self, table):
+        """(id, scopes, period) of every field value."""
+        ids = {name: int(text) for name, text in self.abi["constants"].items() if name.startswith("NVML_FI_") and text.isdigit()}
+        last = ids.pop("NVML_FI_MAX")
+        for name in [*table["sampled"], *table["slow"], *table["scopes"]]:
+            if name not in ids:
+                raise TableError(f"fields: abi-13.json has no {name}")
+        scopes = {ids[name]: count for name, count in table["scopes"].items()}
+        period = {ids[name]: PERIODS[how] for how in ("sampled", "slow") for name in table[how]}
+        return [(i, scopes.get(i, 1), period.get(i, 0)) for i in range(1, last)]
 
     def function(self, name):
         known = UNDECLARED.get(name)
@@ -96,7 +109,7 @@ class Model:
                 if [(p.pointer, self.size(p.base)) for p in target.params] != [(p.pointer, self.size(p.base)) for p in row.params]:
                     raise TableError(f"{row.name} and {row.target} have different signatures")
             elif not row.relayed and row.how != "hand" and row.how not in self.errors:
-                raise TableError(f"{row.name}: '{row.how}' is neither fact, sampled, hand, 'as OTHER' nor an error of NVML")
+                raise TableError(f"{row.name}: '{row.how}' is neither fact, sampled, slow, hand, 'as OTHER' nor an error of NVML")
 
     def size(self, base):
         if base in self.structs:
@@ -280,10 +293,11 @@ def emit_rows(model):
             fields = p.key_fields + [(0, [])] * (2 - len(p.key_fields))
             key_fields = ", ".join(f"{{{offset}, {numbers(values)}}}" for offset, values in fields)
             values_of = f'name_id("{p.values_of}")' if p.values_of else "0"
+            fresh = numbers(row.entry.get("fresh", {}).get(p.name, []))
             optional = str(p.name in row.entry.get("optional", [])).lower()
-            params.append(f"{{Kind::{p.kind}, {p.bytes}, {numbers(p.values)}, {values_of}, {{{{{key_fields}}}}}, {optional}}}")
+            params.append(f"{{Kind::{p.kind}, {p.bytes}, {numbers(p.values)}, {values_of}, {{{{{key_fields}}}}}, {fresh}, {optional}}}")
         out.append(f"constexpr Parameter kParameters_{row.name}[] = {{{', '.join(params)}}};" if params else f"constexpr std::span<const Parameter> kParameters_{row.name};")
-    table = [f'    {{"{r.name}", name_id("{r.name}"), {str(r.device).lower()}, {str(r.asked == "sampled").lower()}, kParameters_{r.name}, call_{r.name}}},' for r in rows]
+    table = [f'    {{"{r.name}", name_id("{r.name}"), {str(r.device).lower()}, {PERIODS[r.asked]}, kParameters_{r.name}, call_{r.name}}},' for r in rows]
     constants = [f"constexpr uint32_t {name}[] = {{{text}}};" for text, name in lists.items()]
     ids = {}
     for row in rows:
@@ -315,9 +329,13 @@ constexpr Row kRows[] = {
 """ + "\n".join(table) + """
 };
 
+constexpr Field kFields[] = {
+    """ + ", ".join(f"{{{i}, {scopes}, {period}}}" for i, scopes, period in model.fields) + """};
+
 }  // namespace
 
 std::span<const Row> rows() { return kRows; }
+std::span<const Field> fields() { return kFields; }
 
 }  // namespace bf::nvml
 """
@@ -371,6 +389,7 @@ def emit_map(model):
 MEANING = {
     "fact": "relayed from the server's library; read when the monitor starts and now and then",
     "sampled": "relayed from the server's library; part of every sample",
+    "slow": "relayed from the server's library; asked again every ten seconds",
     "hand": "answered for the lease",
 }
 

@@ -45,7 +45,8 @@ struct Parameter {
   std::span<const uint32_t> values;  // kKey, kVersioned: what the monitor asks for
   uint32_t values_of;                // kKey: or the function whose array of answers they are
   std::array<KeyField, 2> key_fields;
-  bool optional;  // kOut: may be NULL
+  std::span<const uint32_t> fresh;  // kKey of a row that is asked again: only these values; empty: all
+  bool optional;                    // kOut: may be NULL
 };
 
 // Calls the function at `function` with its parameters in order, each in one word.
@@ -55,12 +56,20 @@ struct Row {
   const char* name;
   uint32_t id;  // name_id(name)
   bool device;  // asked about a GPU; else about the system
-  bool sampled;
+  uint32_t period_s;  // seconds between samples; 0: a fact
   std::span<const Parameter> parameters;
   Call call;
 };
 
 std::span<const Row> rows();
+
+// A value of nvmlDeviceGetFieldValues: asked for the scopes 0..scopes-1.
+struct Field {
+  uint32_t id;
+  uint32_t scopes;
+  uint32_t period_s;
+};
+std::span<const Field> fields();
 
 // Bytes of the struct that a version word stands for.
 inline uint32_t version_bytes(uint32_t word) { return word & 0xffffff; }

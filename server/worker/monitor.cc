@@ -23,25 +23,20 @@ using nvml::Kind;
 using nvml::Row;
 
 constexpr uint32_t kArrayElements = 256;  // an H200 has 130 graphics clocks
+constexpr uint32_t kSlowPeriod = 10;  // seconds; the table's "slow"
 constexpr auto kFactsAge = std::chrono::minutes(10);
+constexpr size_t kFieldsAtOnce = 32;
 constexpr size_t kBufferBytes = 64 << 10;
 
-// Field ids that are asked for other scopes than 0: nvmlFieldValue_t.scopeId is a power scope or a link.
-uint32_t scopes_of(uint32_t field) {
-  using namespace nvml;
-  if (field >= NVML_FI_DEV_POWER_AVERAGE && field <= NVML_FI_DEV_POWER_REQUESTED_LIMIT) return 3;
-  if ((field >= NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX && field <= NVML_FI_DEV_NVLINK_THROUGHPUT_RAW_RX) ||
-      field == NVML_FI_DEV_NVLINK_REMOTE_NVLINK_ID ||
-      (field >= NVML_FI_DEV_NVLINK_ERROR_DL_REPLAY && field <= NVML_FI_DEV_NVLINK_GET_POWER_STATE))
-    return 18;
-  return 1;
-}
+using Clock = std::chrono::steady_clock;
 
 struct Gpu {
   nvml::nvmlDevice_t device = nullptr;
   std::string uuid;
   std::vector<control::NvmlAnswer> facts;
-  std::chrono::steady_clock::time_point facts_at{};
+  Clock::time_point facts_at{};
+  Clock::time_point slow_at{};
+  std::vector<control::NvmlAnswer> slow;  // the last answers to what is asked more rarely than a sample is taken
 };
 
 uint64_t word(const void* pointer) { return reinterpret_cast<uint64_t>(pointer); }
@@ -69,7 +64,7 @@ class Asker {
       for (const auto& answer : *again) {
         if (answer.function != row_.id || answer.result != 0) continue;
         keys_ = {answer.key1, answer.key2, answer.key3, answer.key4};
-        call();
+        if (is_fresh()) call();
       }
     }
     return std::move(answers_);
@@ -79,6 +74,18 @@ class Asker {
   std::vector<std::pair<uint32_t, std::vector<uint32_t>>> arrays;
 
  private:
+  // Is the question with the present keys one that is asked again?
+  bool is_fresh() const {
+    size_t key = 0;
+    for (const nvml::Parameter& parameter : row_.parameters) {
+      if (parameter.kind != Kind::kKey) continue;  // rows with other kinds of keys ask for all of them again
+      const auto& fresh = parameter.fresh;
+      if (!fresh.empty() && std::find(fresh.begin(), fresh.end(), keys_[key]) == fresh.end()) return false;
+      key++;
+    }
+    return true;
+  }
+
   std::vector<uint32_t> values_of(const nvml::Parameter& parameter) const {
     if (parameter.kind == Kind::kPeer) {
       std::vector<uint32_t> all;
@@ -230,7 +237,7 @@ class Monitor {
   control::MonitorReport facts(size_t index) {
     Gpu& gpu = gpus_[index];
     ask_all(gpu);
-    gpu.facts_at = std::chrono::steady_clock::now();
+    gpu.facts_at = Clock::now();
     control::MonitorReport report = about(index);
     report.facts = nvml::encode_answers({gpu.facts}, control::kFactsBytes);
     if (control::encode_NvmlAnswers({gpu.facts}).size() > report.facts.size())
@@ -241,17 +248,19 @@ class Monitor {
   // A GPU whose facts are old.
   std::optional<size_t> outdated() const {
     for (size_t i = 0; i < gpus_.size(); ++i)
-      if (std::chrono::steady_clock::now() - gpus_[i].facts_at > kFactsAge) return i;
+      if (Clock::now() - gpus_[i].facts_at > kFactsAge) return i;
     return std::nullopt;
   }
 
   control::MonitorReport sample(size_t index) {
-    const Gpu& gpu = gpus_[index];
+    Gpu& gpu = gpus_[index];
+    if (Clock::now() - gpu.slow_at >= std::chrono::seconds(kSlowPeriod)) {
+      gpu.slow = ask_again(gpu, kSlowPeriod);
+      gpu.slow_at = Clock::now();
+    }
+    control::NvmlAnswers sample{ask_again(gpu, 1)};
+    append(sample.answers, gpu.slow);
     control::MonitorReport report = about(index);
-    control::NvmlAnswers sample;
-    for (size_t i = 0; i < askers_.size(); ++i)
-      if (nvml::rows()[i].device && nvml::rows()[i].sampled) append(sample.answers, askers_[i]->ask(gpu.device, &gpu.facts));
-    ask_fields(gpu, sample.answers, &gpu.facts);
     report.sample = nvml::encode_answers(sample, control::kSampleBytes);
     report.sample_unix_us = unix_us();
     return report;
@@ -267,6 +276,29 @@ class Monitor {
 
   static void append(std::vector<control::NvmlAnswer>& all, std::vector<control::NvmlAnswer> some) {
     for (auto& answer : some) all.push_back(std::move(answer));
+  }
+
+  // What is asked every `period_s` seconds, as far as it was answered before.
+  std::vector<control::NvmlAnswer> ask_again(const Gpu& gpu, uint32_t period_s) {
+    std::vector<control::NvmlAnswer> answers;
+    for (size_t i = 0; i < askers_.size(); ++i)
+      if (nvml::rows()[i].device && nvml::rows()[i].period_s == period_s)
+        append(answers, askers_[i]->ask(gpu.device, &gpu.facts));
+    std::vector<nvml::nvmlFieldValue_t> fields;
+    for (const auto& answer : gpu.facts) {
+      if (answer.function != nvml::kFieldFunction || answer.result != 0) continue;
+      if (nvml::fields()[answer.key1 - 1].period_s == period_s) add_field(fields, answer.key1, answer.key2);
+    }
+    ask_fields(gpu, fields, answers);
+    return answers;
+  }
+
+  static void add_field(std::vector<nvml::nvmlFieldValue_t>& fields, uint32_t id, uint32_t scope) {
+    nvml::nvmlFieldValue_t field{};
+    field.fieldId = id;
+    field.scopeId = scope;
+    field.nvmlReturn = nvml::NVML_ERROR_UNKNOWN;  // if the library does not get to it
+    fields.push_back(field);
   }
 
   void ask_all(Gpu& gpu) {
@@ -287,34 +319,29 @@ class Monitor {
         append(gpu.facts, std::move(answers));
       }
     }
-    ask_fields(gpu, gpu.facts, nullptr);
+    std::vector<nvml::nvmlFieldValue_t> fields;
+    for (const auto& field : nvml::fields())
+      for (uint32_t scope = 0; scope < field.scopes; ++scope) add_field(fields, field.id, scope);
+    ask_fields(gpu, fields, gpu.facts);
   }
 
-  // Field values: one call for all of them. With `again`, only those that were answered successfully there.
-  void ask_fields(const Gpu& gpu, std::vector<control::NvmlAnswer>& answers, const std::vector<control::NvmlAnswer>* again) {
-    std::vector<nvml::nvmlFieldValue_t> fields;
-    const auto add = [&](uint32_t id, uint32_t scope) {
-      nvml::nvmlFieldValue_t field{};
-      field.fieldId = id;
-      field.scopeId = scope;
-      fields.push_back(field);
-    };
-    if (again == nullptr) {
-      for (uint32_t id = 1; id < nvml::NVML_FI_MAX; ++id)
-        for (uint32_t scope = 0; scope < scopes_of(id); ++scope) add(id, scope);
-    } else {
-      for (const auto& answer : *again)
-        if (answer.function == nvml::kFieldFunction && answer.result == 0) add(answer.key1, answer.key2);
+  // A few at a time: driver 580 leaves those at the end of a long list (500) as they were, and says success.
+  void ask_fields(const Gpu& gpu, std::vector<nvml::nvmlFieldValue_t>& fields, std::vector<control::NvmlAnswer>& answers) {
+    for (size_t at = 0; at < fields.size(); at += kFieldsAtOnce) {
+      const size_t count = std::min(kFieldsAtOnce, fields.size() - at);
+      if (library_.field_values(gpu.device, int(count), &fields[at]) != nvml::NVML_SUCCESS) continue;
+      for (size_t i = at; i < at + count; ++i) answers.push_back(answer_of(fields[i]));
     }
-    if (fields.empty() || library_.field_values(gpu.device, int(fields.size()), fields.data()) != nvml::NVML_SUCCESS) return;
-    for (const auto& field : fields) {
-      control::NvmlAnswer answer{nvml::kFieldFunction, field.fieldId, field.scopeId, 0, 0, uint32_t(field.nvmlReturn), {}};
-      nvml::FieldAnswer value{field.valueType, 0, 0};
-      std::memcpy(&value.value, &field.value, sizeof value.value);
-      if (answer.result == 0) answer.value.assign(reinterpret_cast<const char*>(&value), sizeof value);
-      while (!answer.value.empty() && answer.value.back() == '\0') answer.value.pop_back();
-      answers.push_back(std::move(answer));
-    }
+  }
+
+  static control::NvmlAnswer answer_of(const nvml::nvmlFieldValue_t& field) {
+    control::NvmlAnswer answer{nvml::kFieldFunction, field.fieldId, field.scopeId, 0, 0, uint32_t(field.nvmlReturn), {}};
+    if (answer.result != 0) return answer;
+    nvml::FieldAnswer value{field.valueType, 0, 0};
+    std::memcpy(&value.value, &field.value, sizeof value.value);
+    answer.value.assign(reinterpret_cast<const char*>(&value), sizeof value);
+    while (!answer.value.empty() && answer.value.back() == '\0') answer.value.pop_back();
+    return answer;
   }
 
   NvmlLibrary library_;

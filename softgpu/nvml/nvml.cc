@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,7 @@ namespace {
 constexpr unsigned kTemperature = 30, kSlowdown = 85, kShutdown = 90;          // degrees Celsius
 constexpr unsigned kPower = 50'000, kPowerLimit = 300'000, kPowerMin = 100'000;  // milliwatts
 constexpr unsigned kClock = 1000, kMemoryClock = 2000;                         // MHz
+constexpr int kFieldsPerCall = 100;  // further ones are left as they were, with success, as driver 580 does from some number on
 constexpr const char* kDriver = "580.0";
 
 struct Cuda {
@@ -156,6 +158,19 @@ nvmlReturn_t list(nvmlDevice_t device, unsigned value, unsigned* count, unsigned
   if (room < 1) return NVML_ERROR_INSUFFICIENT_SIZE;
   values[0] = value;
   return NVML_SUCCESS;
+}
+
+std::optional<unsigned> power_of(unsigned field) {
+  switch (field) {
+    case NVML_FI_DEV_POWER_AVERAGE:
+    case NVML_FI_DEV_POWER_INSTANT: return kPower;
+    case NVML_FI_DEV_POWER_MIN_LIMIT: return kPowerMin;
+    case NVML_FI_DEV_POWER_MAX_LIMIT:
+    case NVML_FI_DEV_POWER_DEFAULT_LIMIT:
+    case NVML_FI_DEV_POWER_CURRENT_LIMIT:
+    case NVML_FI_DEV_POWER_REQUESTED_LIMIT: return kPowerLimit;
+    default: return std::nullopt;
+  }
 }
 
 unsigned clock_of(nvmlClockType_t type) { return type == NVML_CLOCK_MEM ? kMemoryClock : kClock; }
@@ -443,12 +458,12 @@ BF_NVML nvmlReturn_t nvmlDeviceGetSupportedGraphicsClocks(nvmlDevice_t device, u
 BF_NVML nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t device, int valuesCount, nvmlFieldValue_t* values) noexcept {
   if (nvmlReturn_t error = check(device); error != NVML_SUCCESS) return error;
   if (valuesCount < 1 || values == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
-  for (int i = 0; i < valuesCount; i++) {
+  for (int i = 0; i < std::min(valuesCount, kFieldsPerCall); i++) {
     nvmlFieldValue_t& field = values[i];
-    const bool power = field.fieldId == NVML_FI_DEV_POWER_AVERAGE || field.fieldId == NVML_FI_DEV_POWER_INSTANT;
-    field.nvmlReturn = power && field.scopeId == 0 ? NVML_SUCCESS : NVML_ERROR_NOT_SUPPORTED;
+    const auto power = field.scopeId == 0 ? power_of(field.fieldId) : std::nullopt;
+    field.nvmlReturn = power ? NVML_SUCCESS : NVML_ERROR_NOT_SUPPORTED;
     field.valueType = NVML_VALUE_TYPE_UNSIGNED_INT;
-    field.value.ullVal = kPower;
+    field.value.ullVal = power.value_or(0);
   }
   return NVML_SUCCESS;
 }

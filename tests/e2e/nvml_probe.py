@@ -26,6 +26,14 @@ class Process(ctypes.Structure):
     _fields_ = [("pid", ctypes.c_uint), ("used", ctypes.c_ulonglong), ("gi", ctypes.c_uint), ("ci", ctypes.c_uint)]
 
 
+class Field(ctypes.Structure):
+    _fields_ = [("id", ctypes.c_uint), ("scope", ctypes.c_uint), ("timestamp", ctypes.c_longlong), ("latency", ctypes.c_longlong),
+                ("type", ctypes.c_uint), ("result", ctypes.c_uint), ("value", ctypes.c_ulonglong)]
+
+
+POWER_MAX_LIMIT = 188  # NVML_FI_DEV_POWER_MAX_LIMIT
+
+
 def must(name, result):
     if result:
         sys.exit(f"{name} returned {result}")
@@ -64,6 +72,14 @@ class Nvml:
         self.call("nvmlDeviceGetMemoryInfo", device, ctypes.byref(first))
         self.call("nvmlDeviceGetMemoryInfo_v2", device, ctypes.byref(second))
         return {"v1": [first.total, first.used, first.free], "v2": [second.total, second.used + second.reserved, second.free]}
+
+    def power_limits(self, device):
+        """The greatest power limit as a function and as a field value tell it."""
+        least, most, field = ctypes.c_uint(), ctypes.c_uint(), Field(POWER_MAX_LIMIT)
+        self.call("nvmlDeviceGetPowerManagementLimitConstraints", device, ctypes.byref(least), ctypes.byref(most))
+        self.call("nvmlDeviceGetFieldValues", device, 1, ctypes.byref(field))
+        must("the field value", field.result)
+        return [most.value, field.value]
 
     def processes(self, device):
         if not hasattr(self.library, "nvmlDeviceGetComputeRunningProcesses_v3"):
@@ -144,7 +160,7 @@ def main():
             "uuid": [nvml.text("nvmlDeviceGetUUID", device), cuda.uuid(index)],
             "name": [nvml.text("nvmlDeviceGetName", device), cuda.name(index)],
             "bus": [nvml.bus(device), cuda.bus(index)],
-            "total": cuda.total(index), "before": before, "after": after, "processes": nvml.processes(device)})
+            "power_limits": nvml.power_limits(device), "total": cuda.total(index), "before": before, "after": after, "processes": nvml.processes(device)})
     print(json.dumps(report), flush=True)
     time.sleep(float(sys.argv[2]) if len(sys.argv) > 2 else 0)
 

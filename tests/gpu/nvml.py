@@ -109,6 +109,7 @@ def agree(check, server):
         report = json.loads(run.stdout)
         device = report["devices"][0]
         check(report["counts"] == [1, 1] and device["uuid"][0] == device["uuid"][1] and device["name"][0] == device["name"][1], f"{transport}: one GPU, {device['uuid']}", "nvml agree")
+        check(device["power_limits"][0] == device["power_limits"][1] > 0, f"{transport}: power limits by function and by field {device['power_limits']}", "nvml agree")
         check(device["total"] == 2048 * MIB, f"{transport}: cuDeviceTotalMem {device['total'] // MIB} MiB", "nvml agree")
         for moment in ("before", "after"):
             check(device[moment]["nvml"]["v1"] == device[moment]["cuda"] == device[moment]["nvml"]["v2"], f"{transport}: {moment}: {device[moment]}", "nvml agree")
@@ -149,12 +150,12 @@ def torch(check, server):
 def walk(check, server):
     """Kinds of answer, function by function: natively as an ordinary user, and under bfrun."""
     demote = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 and shutil.which("setpriv") else []
-    native = subprocess.run([*demote, sys.executable, str(WALK)], capture_output=True, text=True, env=harness.clean_environment(), timeout=120)
+    native = subprocess.run([*demote, sys.executable, "-c", WALK.read_text()], capture_output=True, text=True, env=harness.clean_environment(), timeout=120)
     remote = server.run([sys.executable, WALK], SETTINGS, memory_mib=2048)
     if not check(native.returncode == 0 and remote.status == 0, f"walks ran: {native.returncode}, {remote.status} {native.stderr[-200:]} {remote.stderr.decode()[-200:]}", "nvml walk"):
         return
     theirs, ours = json.loads(native.stdout), json.loads(remote.stdout)
-    differing = {name: [theirs[name], ours[name]] for name in theirs if theirs[name] != ours.get(name)}
+    differing = {name: [theirs[name], ours[name]] for name in theirs if theirs[name] not in ("crash", ours.get(name))}
     documented = (HERE.parent.parent / "docs" / "nvml.md").read_text() if (HERE.parent.parent / "docs" / "nvml.md").exists() else ""
     allowed = set(re.findall(r"`(nvml\w+)`", documented))
     unexplained = {name: kinds for name, kinds in differing.items() if name.split("(")[0] not in allowed}
@@ -174,7 +175,7 @@ def cpu_seconds(pids):
 
 def cost(check, server, clients, seconds):
     """`clients` times nvidia-smi -l 1: what bfserver and its monitor spend, per second."""
-    watchers = [subprocess.Popen(server.bfrun([smi_path(), "-l", "1"], memory_mib=256), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=harness.clean_environment()) for _ in range(clients)]
+    watchers = [subprocess.Popen(server.bfrun([smi_path(), "-l", "1"], memory_mib=1024), stdout=subprocess.DEVNULL, env=harness.clean_environment()) for _ in range(clients)]
     time.sleep(8)
     alive = sum(watcher.poll() is None for watcher in watchers)
     monitors = [pid for pid in server.children() if b"--monitor" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()]

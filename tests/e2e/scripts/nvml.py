@@ -32,6 +32,7 @@ def agree(check, where, report, gpus, partition_mib):
         check(device["uuid"][0] == device["uuid"][1], f"{name}: UUIDs {device['uuid']}")
         check(device["name"][0] == device["name"][1], f"{name}: names {device['name']}")
         check(device["bus"][0].upper().endswith(device["bus"][1].upper()[4:]), f"{name}: PCI ids {device['bus']}")
+        check(device["power_limits"][0] == device["power_limits"][1] > 0, f"{name}: power limits by function and by field {device['power_limits']}")
         check(device["total"] == partition_mib * MIB, f"{name}: total {device['total'] // MIB} MiB")
         for moment in ("before", "after"):
             cuda, nvml = device[moment]["cuda"], device[moment]["nvml"]

@@ -141,12 +141,12 @@ class Shim : public testing::Test {
     ASSERT_NE(library_, nullptr) << dlerror();
   }
   template <typename F>
-  F* get(F*, const char* name) {
+  F* get(const char* name) {
     auto* function = reinterpret_cast<F*>(dlsym(library_, name));
     EXPECT_NE(function, nullptr) << name;
     return function;
   }
-#define NVML(name) get(&name, #name)
+#define NVML(name) get<decltype(name)>(#name)
 
   void start(size_t devices = 1) {
     for (size_t i = 0; i < devices; i++)
