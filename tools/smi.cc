@@ -29,10 +29,12 @@ Colour fullness(uint64_t used, uint64_t total) {
 Colour load(uint32_t percent) { return percent > 0 ? Colour::kGreen : Colour::kNone; }
 
 // One number per GPU, each in `width` characters; "-" where there is none.
-std::string row_of(const std::vector<control::Gpu>& gpus, int width, uint64_t (*value)(const control::Gpu&), bool sampled) {
+std::string row_of(const std::vector<control::Gpu>& gpus, int width, uint64_t (*value)(const control::Gpu&),
+                   bool sampled) {
   std::string text;
   for (auto& gpu : gpus) {
-    text += fmt::format("{}{:>{}}", text.empty() ? "" : " ", sampled && !gpu.sampled ? "-" : std::to_string(value(gpu)), width);
+    text += fmt::format("{}{:>{}}", text.empty() ? "" : " ", sampled && !gpu.sampled ? "-" : std::to_string(value(gpu)),
+                        width);
   }
   return text;
 }
@@ -54,14 +56,17 @@ void add_server(Table& table, const Answer& answer) {
     watts += gpu.power_mw / 1000;
     total = std::max(total, gpu.memory_bytes);
   }
-  table.add({{answer.server.to_string()},
-             {ill > 0 ? fmt::format("{}, {} ill", models(gpus), ill) : models(gpus), ill > 0 ? Colour::kRed : Colour::kNone},
-             right(row_of(gpus, 3, [](auto& gpu) { return uint64_t(gpu.gpu_percent); }, true)),
-             right(row_of(gpus, 3, [](auto& gpu) { return gpu.used_bytes >> 30; }, false)),
-             right(std::to_string(total >> 30)),
-             right(std::to_string(hottest), heat(hottest)),
-             right(std::to_string(watts)),
-             right(std::to_string(answer.list.sessions))});
+  table.add(
+      {{answer.server.to_string()},
+       {ill > 0 ? fmt::format("{}, {} ill", models(gpus), ill) : models(gpus), ill > 0 ? Colour::kRed : Colour::kNone},
+       right(row_of(
+           gpus, 3, [](auto& gpu) { return uint64_t(gpu.gpu_percent); }, true)),
+       right(row_of(
+           gpus, 3, [](auto& gpu) { return gpu.used_bytes >> 30; }, false)),
+       right(std::to_string(total >> 30)),
+       right(std::to_string(hottest), heat(hottest)),
+       right(std::to_string(watts)),
+       right(std::to_string(answer.list.sessions))});
 }
 
 void add_gpus(Table& table, const Answer& answer) {
@@ -103,7 +108,9 @@ std::optional<uint32_t> number(const client::LeaseView::Device& device, const ch
   return device.answers->number<uint32_t>(function, {}, offset);
 }
 
-std::string text(std::optional<uint32_t> value, uint32_t unit = 1) { return value ? std::to_string(*value / unit) : "-"; }
+std::string text(std::optional<uint32_t> value, uint32_t unit = 1) {
+  return value ? std::to_string(*value / unit) : "-";
+}
 
 void print_lease(const Devices& devices, bool coloured) {
   Table gpus({"GPU", "NAME", "BUS", "TEMP C", "POWER W", "UTIL %", "MEMORY MIB"});
@@ -125,7 +132,9 @@ void print_lease(const Devices& devices, bool coloured) {
                     fullness(books.used_bytes, books.memory_bytes))});
     for (auto& process : books.processes) {
       any = true;
-      processes.add({right(std::to_string(i)), right(std::to_string(process.pid)), {printable(process.name)},
+      processes.add({right(std::to_string(i)),
+                     right(std::to_string(process.pid)),
+                     {printable(process.name)},
                      right(std::to_string(mib(process.used_bytes)))});
     }
   }
@@ -181,8 +190,10 @@ std::string pool_text(const std::vector<Answer>& answers, bool coloured) {
   size_t count = 0;
   for (auto& answer : answers) count += answer.status.ok() ? answer.list.gpus.size() : 0;
   const bool detailed = count <= kGpusInDetail;
-  Table table(detailed ? std::vector<std::string>{"SERVER", "GPU", "NAME", "TEMP C", "POWER W", "UTIL %", "MEMORY MIB", "LEASES"}
-                       : std::vector<std::string>{"SERVER", "GPUS", "UTIL %", "USED GIB", "OF", "TEMP C", "POWER W", "SESSIONS"});
+  Table table(
+      detailed
+          ? std::vector<std::string>{"SERVER", "GPU", "NAME", "TEMP C", "POWER W", "UTIL %", "MEMORY MIB", "LEASES"}
+          : std::vector<std::string>{"SERVER", "GPUS", "UTIL %", "USED GIB", "OF", "TEMP C", "POWER W", "SESSIONS"});
   for (auto& answer : answers)
     if (answer.status.ok()) detailed ? add_gpus(table, answer) : add_server(table, answer);
   return table.render(coloured);

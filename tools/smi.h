@@ -1,5 +1,5 @@
-// `bf smi`: the GPUs as nvidia-smi would show them, where there is no nvidia-smi. In a program's environment under bfrun the
-// lease's own GPUs and processes; else every GPU of the pool, without anybody's processes.
+// `bf smi`: the GPUs as nvidia-smi would show them, where there is no nvidia-smi. In a program's environment under
+// bfrun the lease's own GPUs and processes; else every GPU of the pool, without anybody's processes.
 #pragma once
 
 #include <nlohmann/json.hpp>

@@ -1,5 +1,5 @@
-// Event sets. Events of the card (XID errors, clock changes ...) are its administrator's and every tenant's; a lease gets
-// none, so that waiting always ends with the time.
+// Event sets. Events of the card (XID errors, clock changes ...) are its administrator's and every tenant's; a lease
+// gets none, so that waiting always ends with the time.
 #include <cerrno>
 #include <ctime>
 #include <mutex>

@@ -1,9 +1,10 @@
-// The table that nvidia-smi asks for before anything else (nvmlInternalGetExportTable), and without which it says that it
-// and NVML are of different versions.
+// The table that nvidia-smi asks for before anything else (nvmlInternalGetExportTable), and without which it says that
+// it and NVML are of different versions.
 //
-// Measured with nvidia-smi 580.159.04 and a library that logs what passes through it: one table, whose first word is its
-// size in bytes (270 words); which entries are called by the table, -L, -q, -x, --query-gpu and dmon, with which arguments
-// and what they write. Only those are here. Every other entry says NOT_SUPPORTED, which nvidia-smi prints as N/A.
+// Measured with nvidia-smi 580.159.04 and a library that logs what passes through it: one table, whose first word is
+// its size in bytes (270 words); which entries are called by the table, -L, -q, -x, --query-gpu and dmon, with which
+// arguments and what they write. Only those are here. Every other entry says NOT_SUPPORTED, which nvidia-smi prints as
+// N/A.
 #include <array>
 #include <cstdio>
 #include <cstring>
@@ -60,7 +61,8 @@ nvmlReturn_t compute_processes(nvmlDevice_t device, unsigned* count, NamedProces
     if (room < processes.size()) return NVML_ERROR_INSUFFICIENT_SIZE;
     for (size_t i = 0; i < processes.size(); i++) {
       infos[i] = {processes[i].pid, processes[i].used_bytes, ~0u, ~0u, 0, {}};
-      std::memcpy(infos[i].name, processes[i].name.data(), std::min(processes[i].name.size(), sizeof infos[i].name - 1));
+      std::memcpy(infos[i].name, processes[i].name.data(),
+                  std::min(processes[i].name.size(), sizeof infos[i].name - 1));
     }
     return NVML_SUCCESS;
   });

@@ -10,15 +10,22 @@ namespace {
 // The current value of what nvmlDeviceGetSamples would have many of.
 std::optional<unsigned> current(const Answers& answers, nvmlSamplingType_t type) {
   switch (type) {
-    case NVML_TOTAL_POWER_SAMPLES: return answers.number<unsigned>("nvmlDeviceGetPowerUsage");
-    case NVML_GPU_UTILIZATION_SAMPLES: return answers.number<unsigned>("nvmlDeviceGetUtilizationRates");
+    case NVML_TOTAL_POWER_SAMPLES:
+      return answers.number<unsigned>("nvmlDeviceGetPowerUsage");
+    case NVML_GPU_UTILIZATION_SAMPLES:
+      return answers.number<unsigned>("nvmlDeviceGetUtilizationRates");
     case NVML_MEMORY_UTILIZATION_SAMPLES:
       return answers.number<unsigned>("nvmlDeviceGetUtilizationRates", {}, sizeof(unsigned));
-    case NVML_ENC_UTILIZATION_SAMPLES: return answers.number<unsigned>("nvmlDeviceGetEncoderUtilization");
-    case NVML_DEC_UTILIZATION_SAMPLES: return answers.number<unsigned>("nvmlDeviceGetDecoderUtilization");
-    case NVML_JPG_UTILIZATION_SAMPLES: return answers.number<unsigned>("nvmlDeviceGetJpgUtilization");
-    case NVML_OFA_UTILIZATION_SAMPLES: return answers.number<unsigned>("nvmlDeviceGetOfaUtilization");
-    default: return std::nullopt;
+    case NVML_ENC_UTILIZATION_SAMPLES:
+      return answers.number<unsigned>("nvmlDeviceGetEncoderUtilization");
+    case NVML_DEC_UTILIZATION_SAMPLES:
+      return answers.number<unsigned>("nvmlDeviceGetDecoderUtilization");
+    case NVML_JPG_UTILIZATION_SAMPLES:
+      return answers.number<unsigned>("nvmlDeviceGetJpgUtilization");
+    case NVML_OFA_UTILIZATION_SAMPLES:
+      return answers.number<unsigned>("nvmlDeviceGetOfaUtilization");
+    default:
+      return std::nullopt;
   }
 }
 

@@ -66,8 +66,10 @@ Status LeaseView::refresh(size_t index, bool sampled) {
     auto reply = control::decode_ReadingReply(control::as_bytes(*body));
     if (!reply.ok()) return reply.status();
     if (reply->status != 0) return control::to_status(reply->status, reply->message);
-    if (reply->devices == 0 || reply->devices > limits::kDevices || (devices_.size() > 1 && reply->devices != devices_.size()))
-      return {StatusCode::kInvalid, "the server says that the lease has " + std::to_string(reply->devices) + " devices"};
+    if (reply->devices == 0 || reply->devices > limits::kDevices ||
+        (devices_.size() > 1 && reply->devices != devices_.size()))
+      return {StatusCode::kInvalid,
+              "the server says that the lease has " + std::to_string(reply->devices) + " devices"};
     if (!fresh->answers || !reply->facts.empty() || !reply->sample.empty()) {
       const bool known = fresh->answers && reply->facts.empty();
       auto answers = known ? std::make_shared<nvml::Answers>(*fresh->answers) : std::make_shared<nvml::Answers>();

@@ -1,7 +1,8 @@
-// What a process under bfrun may know of its GPUs without using them: the readings that bfserver hands out for the lease.
+// What a process under bfrun may know of its GPUs without using them: the readings that bfserver hands out for the
+// lease.
 //
-// One connection, made when it is needed and made again when it broke. Everything is safe from any thread; a forked child
-// makes a connection of its own.
+// One connection, made when it is needed and made again when it broke. Everything is safe from any thread; a forked
+// child makes a connection of its own.
 #pragma once
 
 #include <sys/types.h>
@@ -21,10 +22,10 @@ namespace bf::client {
 
 class LeaseView {
  public:
-  static constexpr auto kTimeout = std::chrono::seconds(4);     // one request; the server waits 2 s for a sample at most
+  static constexpr auto kTimeout = std::chrono::seconds(4);  // one request; the server waits 2 s for a sample at most
   static constexpr auto kSampleAge = std::chrono::seconds(1);
   static constexpr auto kRecentAge = std::chrono::milliseconds(100);
-  static constexpr auto kLostTime = std::chrono::seconds(1);    // after a failure: answered without another try
+  static constexpr auto kLostTime = std::chrono::seconds(1);  // after a failure: answered without another try
 
   enum class Want {
     kFacts,   // whatever is known

@@ -66,7 +66,8 @@ nvmlReturn_t handle_nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t* m
 // Nothing of a partition is reserved: what the driver keeps for itself is outside.
 nvmlReturn_t handle_nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t* memory) {
   if (view() != nullptr && memory == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
-  if (view() != nullptr && memory->version != nvmlMemory_v2) return NVML_ERROR_FUNCTION_NOT_FOUND;  // as driver 580 does
+  if (view() != nullptr && memory->version != nvmlMemory_v2)
+    return NVML_ERROR_FUNCTION_NOT_FOUND;  // as driver 580 does
   Figures figures;
   if (nvmlReturn_t error = figures_of(device, figures); error != NVML_SUCCESS) return error;
   *memory = {nvmlMemory_v2, figures.total, 0, figures.free, figures.used};
@@ -96,19 +97,24 @@ nvmlReturn_t handle_nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device,
   });
 }
 
-nvmlReturn_t handle_nvmlDeviceGetGraphicsRunningProcesses(nvmlDevice_t device, unsigned int* infoCount, nvmlProcessInfo_v1_t*) {
+nvmlReturn_t handle_nvmlDeviceGetGraphicsRunningProcesses(nvmlDevice_t device, unsigned int* infoCount,
+                                                          nvmlProcessInfo_v1_t*) {
   return none(device, infoCount);
 }
-nvmlReturn_t handle_nvmlDeviceGetGraphicsRunningProcesses_v3(nvmlDevice_t device, unsigned int* infoCount, nvmlProcessInfo_t*) {
+nvmlReturn_t handle_nvmlDeviceGetGraphicsRunningProcesses_v3(nvmlDevice_t device, unsigned int* infoCount,
+                                                             nvmlProcessInfo_t*) {
   return none(device, infoCount);
 }
-nvmlReturn_t handle_nvmlDeviceGetMPSComputeRunningProcesses(nvmlDevice_t device, unsigned int* infoCount, nvmlProcessInfo_v1_t*) {
+nvmlReturn_t handle_nvmlDeviceGetMPSComputeRunningProcesses(nvmlDevice_t device, unsigned int* infoCount,
+                                                            nvmlProcessInfo_v1_t*) {
   return none(device, infoCount);
 }
-nvmlReturn_t handle_nvmlDeviceGetMPSComputeRunningProcesses_v3(nvmlDevice_t device, unsigned int* infoCount, nvmlProcessInfo_t*) {
+nvmlReturn_t handle_nvmlDeviceGetMPSComputeRunningProcesses_v3(nvmlDevice_t device, unsigned int* infoCount,
+                                                               nvmlProcessInfo_t*) {
   return none(device, infoCount);
 }
-nvmlReturn_t handle_nvmlDeviceGetEncoderSessions(nvmlDevice_t device, unsigned int* sessionCount, nvmlEncoderSessionInfo_t*) {
+nvmlReturn_t handle_nvmlDeviceGetEncoderSessions(nvmlDevice_t device, unsigned int* sessionCount,
+                                                 nvmlEncoderSessionInfo_t*) {
   return none(device, sessionCount);
 }
 nvmlReturn_t handle_nvmlDeviceGetFBCSessions(nvmlDevice_t device, unsigned int* sessionCount, nvmlFBCSessionInfo_t*) {

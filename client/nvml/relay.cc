@@ -30,7 +30,8 @@ class Value {
 };
 
 bool is_pointer(Kind kind) {
-  return kind != Kind::kDevice && kind != Kind::kPeer && kind != Kind::kKey && kind != Kind::kLength && kind != Kind::kArray;
+  return kind != Kind::kDevice && kind != Kind::kPeer && kind != Kind::kKey && kind != Kind::kLength &&
+         kind != Kind::kArray;
 }
 
 // The question's keys, as the monitor forms them. False: a device that is none.
@@ -41,7 +42,8 @@ bool keys_of(const Row& row, const uint64_t* arguments, Keys& keys, bool& versio
     if (parameter.kind == Kind::kKey) keys[key++] = uint32_t(arguments[i]);
     if (parameter.kind == Kind::kPeer) {
       DevicePointer peer;
-      if (read_device(pointer<nvmlDevice_st>(arguments[i]), LeaseView::Want::kFacts, peer) != NVML_SUCCESS) return false;
+      if (read_device(pointer<nvmlDevice_st>(arguments[i]), LeaseView::Want::kFacts, peer) != NVML_SUCCESS)
+        return false;
       keys[key++] = peer->books.gpu_index;
     }
     if (parameter.kind == Kind::kVersioned) {
@@ -72,7 +74,8 @@ nvmlReturn_t check_room(const Row& row, const uint64_t* arguments, const std::st
   for (size_t i = 0; i < row.parameters.size(); ++i) {
     const Parameter& parameter = row.parameters[i];
     if (parameter.kind == Kind::kOut || parameter.kind == Kind::kBuffer) value.skip(parameter.bytes);
-    if (parameter.kind == Kind::kText && value.left() + 1 > uint32_t(arguments[i + 1])) return NVML_ERROR_INSUFFICIENT_SIZE;
+    if (parameter.kind == Kind::kText && value.left() + 1 > uint32_t(arguments[i + 1]))
+      return NVML_ERROR_INSUFFICIENT_SIZE;
     if (parameter.kind == Kind::kCount) {
       uint32_t count = 0;
       value.take(&count, sizeof count);
@@ -91,7 +94,8 @@ nvmlReturn_t deliver(const Row& row, const uint64_t* arguments, const std::strin
     if (row.parameters[i].kind == Kind::kArray && arguments[i] == 0) {
       // Only a question for the length may do without the array.
       for (size_t k = 0; k < row.parameters.size(); ++k)
-        if (row.parameters[k].kind == Kind::kCount && *pointer<uint32_t>(arguments[k]) != 0) return NVML_ERROR_INVALID_ARGUMENT;
+        if (row.parameters[k].kind == Kind::kCount && *pointer<uint32_t>(arguments[k]) != 0)
+          return NVML_ERROR_INVALID_ARGUMENT;
     }
   if (nvmlReturn_t error = check_room(row, arguments, bytes); error != NVML_SUCCESS) return error;
   Value value(bytes);
@@ -105,18 +109,27 @@ nvmlReturn_t deliver(const Row& row, const uint64_t* arguments, const std::strin
         else
           value.skip(parameter.bytes);
         break;
-      case Kind::kBuffer: value.take(to, std::min<size_t>(parameter.bytes, uint32_t(arguments[i + 1]))); break;
-      case Kind::kVersioned: value.take(to, version_bytes(*pointer<uint32_t>(arguments[i]))); break;
-      case Kind::kText: value.take(to, value.left() + 1); break;
+      case Kind::kBuffer:
+        value.take(to, std::min<size_t>(parameter.bytes, uint32_t(arguments[i + 1])));
+        break;
+      case Kind::kVersioned:
+        value.take(to, version_bytes(*pointer<uint32_t>(arguments[i])));
+        break;
+      case Kind::kText:
+        value.take(to, value.left() + 1);
+        break;
       case Kind::kCount:
         value.take(&count, sizeof count);
         *pointer<uint32_t>(arguments[i]) = count;
         break;
-      case Kind::kArray: value.take(to, size_t{count} * parameter.bytes); break;
+      case Kind::kArray:
+        value.take(to, size_t{count} * parameter.bytes);
+        break;
       case Kind::kDevice:
       case Kind::kPeer:
       case Kind::kKey:
-      case Kind::kLength: break;
+      case Kind::kLength:
+        break;
     }
   }
   return NVML_SUCCESS;
@@ -129,7 +142,8 @@ nvmlReturn_t relay_words(const Row& row, const uint64_t* arguments) {
   if (lease == nullptr) return NVML_ERROR_UNINITIALIZED;
   nvmlDevice_t device = handle_of(0);  // any device's reading has the system's answers
   for (size_t i = 0; i < row.parameters.size(); ++i) {
-    if (is_pointer(row.parameters[i].kind) && !row.parameters[i].optional && arguments[i] == 0) return NVML_ERROR_INVALID_ARGUMENT;
+    if (is_pointer(row.parameters[i].kind) && !row.parameters[i].optional && arguments[i] == 0)
+      return NVML_ERROR_INVALID_ARGUMENT;
     if (row.parameters[i].kind == Kind::kDevice) device = pointer<nvmlDevice_st>(arguments[i]);
   }
   DevicePointer reading;

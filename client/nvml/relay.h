@@ -1,5 +1,5 @@
-// The relayed rows of the NVML table: the program's arguments are turned into the keys of the question that the server's
-// monitor asked, and its answer into what the program's pointers point to.
+// The relayed rows of the NVML table: the program's arguments are turned into the keys of the question that the
+// server's monitor asked, and its answer into what the program's pointers point to.
 #pragma once
 
 #include <array>

@@ -1,5 +1,5 @@
-// The state of this process's NVML: initialised or not, and the devices of the lease. Never destroyed, so that NVML can be
-// called until the very end of the program, from any thread; nothing is printed.
+// The state of this process's NVML: initialised or not, and the devices of the lease. Never destroyed, so that NVML can
+// be called until the very end of the program, from any thread; nothing is printed.
 #pragma once
 
 #include <memory>
@@ -23,7 +23,8 @@ LeaseView* view();
 nvmlDevice_t handle_of(size_t index);
 std::optional<size_t> index_of(nvmlDevice_t device);
 
-// The device's reading. INVALID_ARGUMENT for a handle that is none, GPU_IS_LOST when the server does not answer any more.
+// The device's reading. INVALID_ARGUMENT for a handle that is none, GPU_IS_LOST when the server does not answer any
+// more.
 nvmlReturn_t read_device(nvmlDevice_t device, LeaseView::Want want, DevicePointer& reading);
 
 // Runs an entry point that is answered by hand: UNINITIALIZED before nvmlInit, and nothing thrown leaves it.

@@ -9,7 +9,7 @@ Status Answers::merge(std::string_view encoded) {
   if (!decoded.ok()) return decoded.status();
   for (auto& answer : decoded->answers)
     answers_[{answer.function, {answer.key1, answer.key2, answer.key3, answer.key4}}] = {int(answer.result),
-                                                                                        std::move(answer.value)};
+                                                                                         std::move(answer.value)};
   return {};
 }
 

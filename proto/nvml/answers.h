@@ -21,8 +21,8 @@ struct Answer {
   std::string value;
 };
 
-// Field values (nvmlDeviceGetFieldValues) travel as answers of this function: keys are the field's id and its scope, the
-// value is a FieldAnswer.
+// Field values (nvmlDeviceGetFieldValues) travel as answers of this function: keys are the field's id and its scope,
+// the value is a FieldAnswer.
 inline constexpr uint32_t kFieldFunction = name_id("nvmlDeviceGetFieldValues");
 struct FieldAnswer {
   uint32_t type = 0;  // nvmlValueType_t
@@ -32,7 +32,8 @@ struct FieldAnswer {
 
 class Answers {
  public:
-  // Takes encoded NvmlAnswers in; newer answers replace older ones. kInvalid, and nothing changed, if they are malformed.
+  // Takes encoded NvmlAnswers in; newer answers replace older ones. kInvalid, and nothing changed, if they are
+  // malformed.
   Status merge(std::string_view encoded);
   bool empty() const { return answers_.empty(); }
 

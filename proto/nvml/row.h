@@ -1,6 +1,7 @@
-// The rows of the NVML table that are relayed: what may be asked of the vendor's library, and how a call's arguments and an
-// answer's bytes correspond. One description, read by two interpreters: the monitor calls the library for every
-// combination of keys (server/worker/monitor.cc), the shim finds the answer to its program's arguments (client/nvml/relay.cc).
+// The rows of the NVML table that are relayed: what may be asked of the vendor's library, and how a call's arguments
+// and an answer's bytes correspond. One description, read by two interpreters: the monitor calls the library for every
+// combination of keys (server/worker/monitor.cc), the shim finds the answer to its program's arguments
+// (client/nvml/relay.cc).
 #pragma once
 
 #include <array>
@@ -30,9 +31,9 @@ enum class Kind : uint8_t {
   kArray,      // points to elements of `bytes` each
 };
 
-inline constexpr size_t kKeys = 4;        // most keys of one row
-inline constexpr size_t kArguments = 6;   // most parameters of one row
-inline constexpr size_t kTextBytes = 256; // longest text that is relayed
+inline constexpr size_t kKeys = 4;         // most keys of one row
+inline constexpr size_t kArguments = 6;    // most parameters of one row
+inline constexpr size_t kTextBytes = 256;  // longest text that is relayed
 
 struct KeyField {
   uint32_t offset = 0;
@@ -54,8 +55,8 @@ using Call = int (*)(void* function, const uint64_t* arguments);
 
 struct Row {
   const char* name;
-  uint32_t id;  // name_id(name)
-  bool device;  // asked about a GPU; else about the system
+  uint32_t id;        // name_id(name)
+  bool device;        // asked about a GPU; else about the system
   uint32_t period_s;  // seconds between samples; 0: a fact
   std::span<const Parameter> parameters;
   Call call;

@@ -32,8 +32,8 @@ Monitor::~Monitor() {
 void Monitor::start() {
   auto pair = supervise::make_pair();
   if (!pair.ok()) return start_again();
-  auto pid = spawn_process(
-      {setup_.path, {"--control-fd", "3", "--monitor"}, setup_.environment, -1, pair->second.get()});
+  auto pid =
+      spawn_process({setup_.path, {"--control-fd", "3", "--monitor"}, setup_.environment, -1, pair->second.get()});
   if (!pid.ok()) return start_again();
   pid_ = *pid;
   control_ = std::move(pair->first);
@@ -114,10 +114,9 @@ void Monitor::take(control::MonitorReport report) {
                               {nvml::NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml::NVML_VOLATILE_ECC})
             .value_or(0);
     reading.remapping_failed = number("nvmlDeviceGetRemappedRows", 3 * sizeof(uint32_t)) != 0;
-    if (uint32_t slowdown = answers
-                                .number<uint32_t>("nvmlDeviceGetTemperatureThreshold",
-                                                  {nvml::NVML_TEMPERATURE_THRESHOLD_SLOWDOWN})
-                                .value_or(0))
+    if (uint32_t slowdown =
+            answers.number<uint32_t>("nvmlDeviceGetTemperatureThreshold", {nvml::NVML_TEMPERATURE_THRESHOLD_SLOWDOWN})
+                .value_or(0))
       reading.slowdown_c = slowdown;  // a fact: samples do not repeat it
     gpu.sampled = true;
     gpu.temperature_c = number("nvmlDeviceGetTemperature");

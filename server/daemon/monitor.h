@@ -1,8 +1,8 @@
-// The server's readings of its GPUs. A child, `bfworker --monitor`, asks the vendor's NVML; this class starts it, starts it
-// again when it dies, and keeps the last sample for everybody.
+// The server's readings of its GPUs. A child, `bfworker --monitor`, asks the vendor's NVML; this class starts it,
+// starts it again when it dies, and keeps the last sample for everybody.
 //
-// A sample is taken when somebody wants one and the last is more than kSampleAge old; all who ask meanwhile wait for the
-// same one. So an idle server samples nothing, and a crowd costs one sample a second.
+// A sample is taken when somebody wants one and the last is more than kSampleAge old; all who ask meanwhile wait for
+// the same one. So an idle server samples nothing, and a crowd costs one sample a second.
 #pragma once
 
 #include <sys/types.h>
@@ -26,8 +26,8 @@ class Monitor {
 
  public:
   static constexpr auto kSampleAge = std::chrono::milliseconds(950);  // a client that asks once a second gets a new one
-  static constexpr auto kPatience = std::chrono::seconds(2);  // how long somebody who asks may wait
-  static constexpr auto kHang = std::chrono::seconds(30);     // a sample that takes longer: the child is ended
+  static constexpr auto kPatience = std::chrono::seconds(2);          // how long somebody who asks may wait
+  static constexpr auto kHang = std::chrono::seconds(30);             // a sample that takes longer: the child is ended
   static constexpr size_t kWaiting = limits::kIdleConnections;
 
   struct Reading {

@@ -23,7 +23,7 @@ using nvml::Kind;
 using nvml::Row;
 
 constexpr uint32_t kArrayElements = 256;  // an H200 has 130 graphics clocks
-constexpr uint32_t kSlowPeriod = 10;  // seconds; the table's "slow"
+constexpr uint32_t kSlowPeriod = 10;      // seconds; the table's "slow"
 constexpr auto kFactsAge = std::chrono::minutes(10);
 constexpr size_t kFieldsAtOnce = 32;
 constexpr size_t kBufferBytes = 64 << 10;
@@ -42,8 +42,9 @@ struct Gpu {
 uint64_t word(const void* pointer) { return reinterpret_cast<uint64_t>(pointer); }
 
 uint64_t unix_us() {
-  return uint64_t(std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::system_clock::now().time_since_epoch())
-                      .count());
+  return uint64_t(
+      std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::system_clock::now().time_since_epoch())
+          .count());
 }
 
 // Asks one row of the table: every combination of its keys.
@@ -136,15 +137,33 @@ class Asker {
       arguments[i] = word(buffer.data());
       const auto room = [&](size_t bytes) { used_[i] = std::min(bytes, kBufferBytes); };
       switch (parameter.kind) {
-        case Kind::kDevice: arguments[i] = word(device_); break;
-        case Kind::kPeer: arguments[i] = word(gpus_[std::min<size_t>(keys_[key++], gpus_.size() - 1)].device); break;
-        case Kind::kKey: arguments[i] = keys_[key++]; break;
-        case Kind::kOut: room(parameter.bytes); break;
-        case Kind::kBuffer: room(parameter.bytes); break;
-        case Kind::kText: room(nvml::kTextBytes); break;
-        case Kind::kLength: arguments[i] = used_[i - 1]; break;
-        case Kind::kCount: room(sizeof kArrayElements), std::memcpy(buffer.data(), &kArrayElements, sizeof kArrayElements); break;
-        case Kind::kArray: room(size_t{kArrayElements} * parameter.bytes); break;
+        case Kind::kDevice:
+          arguments[i] = word(device_);
+          break;
+        case Kind::kPeer:
+          arguments[i] = word(gpus_[std::min<size_t>(keys_[key++], gpus_.size() - 1)].device);
+          break;
+        case Kind::kKey:
+          arguments[i] = keys_[key++];
+          break;
+        case Kind::kOut:
+          room(parameter.bytes);
+          break;
+        case Kind::kBuffer:
+          room(parameter.bytes);
+          break;
+        case Kind::kText:
+          room(nvml::kTextBytes);
+          break;
+        case Kind::kLength:
+          arguments[i] = used_[i - 1];
+          break;
+        case Kind::kCount:
+          room(sizeof kArrayElements), std::memcpy(buffer.data(), &kArrayElements, sizeof kArrayElements);
+          break;
+        case Kind::kArray:
+          room(size_t{kArrayElements} * parameter.bytes);
+          break;
         case Kind::kVersioned: {
           const uint32_t version = keys_[key++];
           room(version ? nvml::version_bytes(version) : kBufferBytes);
@@ -169,15 +188,22 @@ class Asker {
       switch (row_.parameters[i].kind) {
         case Kind::kOut:
         case Kind::kBuffer:
-        case Kind::kVersioned: value.append(bytes, used_[i]); break;
-        case Kind::kText: value.append(bytes, strnlen(bytes, nvml::kTextBytes)); break;
+        case Kind::kVersioned:
+          value.append(bytes, used_[i]);
+          break;
+        case Kind::kText:
+          value.append(bytes, strnlen(bytes, nvml::kTextBytes));
+          break;
         case Kind::kCount:
           std::memcpy(&count, bytes, sizeof count);
           count = std::min(count, kArrayElements);
           value.append(reinterpret_cast<const char*>(&count), sizeof count);
           break;
-        case Kind::kArray: value.append(bytes, size_t{count} * row_.parameters[i].bytes); break;
-        default: break;
+        case Kind::kArray:
+          value.append(bytes, size_t{count} * row_.parameters[i].bytes);
+          break;
+        default:
+          break;
       }
     }
     while (!value.empty() && value.back() == '\0') value.pop_back();
@@ -219,7 +245,8 @@ class Monitor {
       gpu.uuid = text;
       gpus_.push_back(std::move(gpu));
     }
-    for (const Row& row : nvml::rows()) askers_.push_back(std::make_unique<Asker>(row, library_.function(row.name), gpus_));
+    for (const Row& row : nvml::rows())
+      askers_.push_back(std::make_unique<Asker>(row, library_.function(row.name), gpus_));
   }
 
   size_t gpus() const { return gpus_.size(); }
@@ -311,7 +338,8 @@ class Monitor {
     for (const bool keyed_by_answers : {false, true}) {
       for (size_t i = 0; i < askers_.size(); ++i) {
         const Row& row = nvml::rows()[i];
-        const bool keyed = std::any_of(row.parameters.begin(), row.parameters.end(), [](auto& p) { return p.values_of != 0; });
+        const bool keyed =
+            std::any_of(row.parameters.begin(), row.parameters.end(), [](auto& p) { return p.values_of != 0; });
         if (!row.device || keyed != keyed_by_answers) continue;
         askers_[i]->arrays = arrays;
         auto answers = askers_[i]->ask(gpu.device, nullptr);
@@ -326,7 +354,8 @@ class Monitor {
   }
 
   // A few at a time: driver 580 leaves those at the end of a long list (500) as they were, and says success.
-  void ask_fields(const Gpu& gpu, std::vector<nvml::nvmlFieldValue_t>& fields, std::vector<control::NvmlAnswer>& answers) {
+  void ask_fields(const Gpu& gpu, std::vector<nvml::nvmlFieldValue_t>& fields,
+                  std::vector<control::NvmlAnswer>& answers) {
     for (size_t at = 0; at < fields.size(); at += kFieldsAtOnce) {
       const size_t count = std::min(kFieldsAtOnce, fields.size() - at);
       if (library_.field_values(gpu.device, int(count), &fields[at]) != nvml::NVML_SUCCESS) continue;
@@ -335,7 +364,8 @@ class Monitor {
   }
 
   static control::NvmlAnswer answer_of(const nvml::nvmlFieldValue_t& field) {
-    control::NvmlAnswer answer{nvml::kFieldFunction, field.fieldId, field.scopeId, 0, 0, uint32_t(field.nvmlReturn), {}};
+    control::NvmlAnswer answer{
+        nvml::kFieldFunction, field.fieldId, field.scopeId, 0, 0, uint32_t(field.nvmlReturn), {}};
     if (answer.result != 0) return answer;
     nvml::FieldAnswer value{field.valueType, 0, 0};
     std::memcpy(&value.value, &field.value, sizeof value.value);

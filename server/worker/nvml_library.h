@@ -12,8 +12,8 @@ namespace bf::server {
 
 class NvmlLibrary {
  public:
-  // Loads $BF_NVML, or the libnvidia-ml.so.1 that the loader knows, and initialises it. kUnavailable says why not. Never
-  // unloaded.
+  // Loads $BF_NVML, or the libnvidia-ml.so.1 that the loader knows, and initialises it. kUnavailable says why not.
+  // Never unloaded.
   static Result<NvmlLibrary> load();
 
   // nullptr if the library has no such function.

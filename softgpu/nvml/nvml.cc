@@ -1,6 +1,6 @@
-// NVML of the software GPU: libnvidia-ml.so.1 beside its libcuda.so.1. What CUDA knows - how many devices, names, UUIDs,
-// memory - it asks that library for, so that the two never differ; the rest are the constant figures of a card at rest.
-// What is not here the server's monitor takes for NVML_ERROR_NOT_SUPPORTED.
+// NVML of the software GPU: libnvidia-ml.so.1 beside its libcuda.so.1. What CUDA knows - how many devices, names,
+// UUIDs, memory - it asks that library for, so that the two never differ; the rest are the constant figures of a card
+// at rest. What is not here the server's monitor takes for NVML_ERROR_NOT_SUPPORTED.
 #include <cuda.h>
 #include <dlfcn.h>
 
@@ -28,10 +28,11 @@ struct bf::nvml::nvmlDevice_st {
 namespace bf::nvml {
 namespace {
 
-constexpr unsigned kTemperature = 30, kSlowdown = 85, kShutdown = 90;          // degrees Celsius
+constexpr unsigned kTemperature = 30, kSlowdown = 85, kShutdown = 90;            // degrees Celsius
 constexpr unsigned kPower = 50'000, kPowerLimit = 300'000, kPowerMin = 100'000;  // milliwatts
-constexpr unsigned kClock = 1000, kMemoryClock = 2000;                         // MHz
-constexpr int kFieldsPerCall = 100;  // further ones are left as they were, with success, as driver 580 does from some number on
+constexpr unsigned kClock = 1000, kMemoryClock = 2000;                           // MHz
+constexpr int kFieldsPerCall =
+    100;  // further ones are left as they were, with success, as driver 580 does from some number on
 constexpr const char* kDriver = "580.0";
 
 struct Cuda {
@@ -163,13 +164,17 @@ nvmlReturn_t list(nvmlDevice_t device, unsigned value, unsigned* count, unsigned
 std::optional<unsigned> power_of(unsigned field) {
   switch (field) {
     case NVML_FI_DEV_POWER_AVERAGE:
-    case NVML_FI_DEV_POWER_INSTANT: return kPower;
-    case NVML_FI_DEV_POWER_MIN_LIMIT: return kPowerMin;
+    case NVML_FI_DEV_POWER_INSTANT:
+      return kPower;
+    case NVML_FI_DEV_POWER_MIN_LIMIT:
+      return kPowerMin;
     case NVML_FI_DEV_POWER_MAX_LIMIT:
     case NVML_FI_DEV_POWER_DEFAULT_LIMIT:
     case NVML_FI_DEV_POWER_CURRENT_LIMIT:
-    case NVML_FI_DEV_POWER_REQUESTED_LIMIT: return kPowerLimit;
-    default: return std::nullopt;
+    case NVML_FI_DEV_POWER_REQUESTED_LIMIT:
+      return kPowerLimit;
+    default:
+      return std::nullopt;
   }
 }
 
@@ -194,7 +199,8 @@ unsigned long long used_bytes(const nvmlDevice_st& device) {
 
 }  // namespace
 
-// --- the library -------------------------------------------------------------------------------------------------------
+// --- the library
+// -------------------------------------------------------------------------------------------------------
 
 BF_NVML nvmlReturn_t nvmlInit_v2() noexcept {
   State& s = state();
@@ -238,9 +244,12 @@ BF_NVML nvmlReturn_t nvmlUnitGetCount(unsigned int* unitCount) noexcept {
   *unitCount = 0;
   return NVML_SUCCESS;
 }
-BF_NVML nvmlReturn_t nvmlGetExcludedDeviceCount(unsigned int* deviceCount) noexcept { return nvmlUnitGetCount(deviceCount); }
+BF_NVML nvmlReturn_t nvmlGetExcludedDeviceCount(unsigned int* deviceCount) noexcept {
+  return nvmlUnitGetCount(deviceCount);
+}
 
-// --- devices -----------------------------------------------------------------------------------------------------------
+// --- devices
+// -----------------------------------------------------------------------------------------------------------
 
 BF_NVML nvmlReturn_t nvmlDeviceGetCount_v2(unsigned int* deviceCount) noexcept {
   if (!ready()) return NVML_ERROR_UNINITIALIZED;
@@ -326,7 +335,8 @@ BF_NVML nvmlReturn_t nvmlDeviceGetDisplayActive(nvmlDevice_t device, nvmlEnableS
 BF_NVML nvmlReturn_t nvmlDeviceGetComputeMode(nvmlDevice_t device, nvmlComputeMode_t* mode) noexcept {
   return answer<unsigned>(device, {mode, NVML_COMPUTEMODE_DEFAULT});
 }
-BF_NVML nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned int* currentMode, unsigned int* pendingMode) noexcept {
+BF_NVML nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned int* currentMode,
+                                          unsigned int* pendingMode) noexcept {
   return answer<unsigned, unsigned>(device, {currentMode, 0}, {pendingMode, 0});
 }
 BF_NVML nvmlReturn_t nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t device, unsigned int* count) noexcept {
@@ -350,7 +360,8 @@ BF_NVML nvmlReturn_t nvmlDeviceOnSameBoard(nvmlDevice_t device1, nvmlDevice_t de
   return answer<int>(device1, {onSameBoard, device1 == device2});
 }
 
-// --- memory ------------------------------------------------------------------------------------------------------------
+// --- memory
+// ------------------------------------------------------------------------------------------------------------
 
 BF_NVML nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t* memory) noexcept {
   if (nvmlReturn_t error = check(device); error != NVML_SUCCESS) return error;
@@ -369,18 +380,22 @@ BF_NVML nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_
 }
 BF_NVML nvmlReturn_t nvmlDeviceGetBAR1MemoryInfo(nvmlDevice_t device, nvmlBAR1Memory_t* bar1Memory) noexcept {
   nvmlMemory_t info;
-  if (nvmlReturn_t error = nvmlDeviceGetMemoryInfo(device, bar1Memory != nullptr ? &info : nullptr); error != NVML_SUCCESS)
+  if (nvmlReturn_t error = nvmlDeviceGetMemoryInfo(device, bar1Memory != nullptr ? &info : nullptr);
+      error != NVML_SUCCESS)
     return error;
   *bar1Memory = {info.total, info.free, info.used};
   return NVML_SUCCESS;
 }
-BF_NVML nvmlReturn_t nvmlDeviceGetEccMode(nvmlDevice_t device, nvmlEnableState_t* current, nvmlEnableState_t* pending) noexcept {
+BF_NVML nvmlReturn_t nvmlDeviceGetEccMode(nvmlDevice_t device, nvmlEnableState_t* current,
+                                          nvmlEnableState_t* pending) noexcept {
   return answer<unsigned, unsigned>(device, {current, NVML_FEATURE_DISABLED}, {pending, NVML_FEATURE_DISABLED});
 }
 
-// --- what changes on a real card ---------------------------------------------------------------------------------------
+// --- what changes on a real card
+// ---------------------------------------------------------------------------------------
 
-BF_NVML nvmlReturn_t nvmlDeviceGetTemperature(nvmlDevice_t device, nvmlTemperatureSensors_t sensor, unsigned int* temp) noexcept {
+BF_NVML nvmlReturn_t nvmlDeviceGetTemperature(nvmlDevice_t device, nvmlTemperatureSensors_t sensor,
+                                              unsigned int* temp) noexcept {
   if (sensor != NVML_TEMPERATURE_GPU) return NVML_ERROR_INVALID_ARGUMENT;
   return answer<unsigned>(device, {temp, kTemperature});
 }
@@ -428,13 +443,16 @@ BF_NVML nvmlReturn_t nvmlDeviceGetPerformanceState(nvmlDevice_t device, nvmlPsta
 BF_NVML nvmlReturn_t nvmlDeviceGetCurrentClocksEventReasons(nvmlDevice_t device, unsigned long long* reasons) noexcept {
   return answer<unsigned long long>(device, {reasons, 1});  // idle
 }
-BF_NVML nvmlReturn_t nvmlDeviceGetCurrentClocksThrottleReasons(nvmlDevice_t device, unsigned long long* reasons) noexcept {
+BF_NVML nvmlReturn_t nvmlDeviceGetCurrentClocksThrottleReasons(nvmlDevice_t device,
+                                                               unsigned long long* reasons) noexcept {
   return nvmlDeviceGetCurrentClocksEventReasons(device, reasons);
 }
-BF_NVML nvmlReturn_t nvmlDeviceGetSupportedClocksThrottleReasons(nvmlDevice_t device, unsigned long long* reasons) noexcept {
+BF_NVML nvmlReturn_t nvmlDeviceGetSupportedClocksThrottleReasons(nvmlDevice_t device,
+                                                                 unsigned long long* reasons) noexcept {
   return answer<unsigned long long>(device, {reasons, 1});
 }
-BF_NVML nvmlReturn_t nvmlDeviceGetSupportedClocksEventReasons(nvmlDevice_t device, unsigned long long* reasons) noexcept {
+BF_NVML nvmlReturn_t nvmlDeviceGetSupportedClocksEventReasons(nvmlDevice_t device,
+                                                              unsigned long long* reasons) noexcept {
   return nvmlDeviceGetSupportedClocksThrottleReasons(device, reasons);
 }
 BF_NVML nvmlReturn_t nvmlDeviceGetSupportedEventTypes(nvmlDevice_t device, unsigned long long* eventTypes) noexcept {
@@ -444,14 +462,16 @@ BF_NVML nvmlReturn_t nvmlDeviceGetClockInfo(nvmlDevice_t device, nvmlClockType_t
   if (type > NVML_CLOCK_VIDEO) return NVML_ERROR_INVALID_ARGUMENT;
   return answer<unsigned>(device, {clock, clock_of(type)});
 }
-BF_NVML nvmlReturn_t nvmlDeviceGetMaxClockInfo(nvmlDevice_t device, nvmlClockType_t type, unsigned int* clock) noexcept {
+BF_NVML nvmlReturn_t nvmlDeviceGetMaxClockInfo(nvmlDevice_t device, nvmlClockType_t type,
+                                               unsigned int* clock) noexcept {
   return nvmlDeviceGetClockInfo(device, type, clock);
 }
-BF_NVML nvmlReturn_t nvmlDeviceGetSupportedMemoryClocks(nvmlDevice_t device, unsigned int* count, unsigned int* clocksMHz) noexcept {
+BF_NVML nvmlReturn_t nvmlDeviceGetSupportedMemoryClocks(nvmlDevice_t device, unsigned int* count,
+                                                        unsigned int* clocksMHz) noexcept {
   return list(device, kMemoryClock, count, clocksMHz);
 }
-BF_NVML nvmlReturn_t nvmlDeviceGetSupportedGraphicsClocks(nvmlDevice_t device, unsigned int memoryClockMHz, unsigned int* count,
-                                                          unsigned int* clocksMHz) noexcept {
+BF_NVML nvmlReturn_t nvmlDeviceGetSupportedGraphicsClocks(nvmlDevice_t device, unsigned int memoryClockMHz,
+                                                          unsigned int* count, unsigned int* clocksMHz) noexcept {
   if (memoryClockMHz != kMemoryClock) return NVML_ERROR_NOT_FOUND;
   return list(device, kClock, count, clocksMHz);
 }

@@ -133,7 +133,8 @@ TEST(Reading, SurvivesItsMonitor) {
   ASSERT_TRUE(server.ready()) << server.log();
   Lease held = lease(server, 1, 512);
   ASSERT_EQ(value(read(server, request_of(held.reply)).facts, 0, 0), "fact");
-  std::ifstream children("/proc/" + std::to_string(server.pid()) + "/task/" + std::to_string(server.pid()) + "/children");
+  std::ifstream children("/proc/" + std::to_string(server.pid()) + "/task/" + std::to_string(server.pid()) +
+                         "/children");
   auto workers = server.workers();
   pid_t monitor = 0;
   for (pid_t pid; children >> pid;)

@@ -9,9 +9,10 @@ namespace {
 
 TEST(Answers, AreFoundByFunctionAndKeys) {
   Answers answers;
-  ASSERT_TRUE(answers.merge(control::encode_NvmlAnswers({{{name_id("f"), 1, 2, 0, 0, 0, std::string("\x2a", 1)},
-                                                          {name_id("f"), 1, 3, 0, 0, 3, ""},
-                                                          {name_id("g"), 0, 0, 0, 0, 0, "text"}}}))
+  ASSERT_TRUE(answers
+                  .merge(control::encode_NvmlAnswers({{{name_id("f"), 1, 2, 0, 0, 0, std::string("\x2a", 1)},
+                                                       {name_id("f"), 1, 3, 0, 0, 3, ""},
+                                                       {name_id("g"), 0, 0, 0, 0, 0, "text"}}}))
                   .ok());
   EXPECT_EQ(answers.number<uint64_t>("f", {1, 2}), 42u) << "trailing zeros are cut off on the wire";
   EXPECT_EQ(answers.number<uint32_t>("f", {1, 2}, 4), 0u);
@@ -23,7 +24,8 @@ TEST(Answers, AreFoundByFunctionAndKeys) {
 
 TEST(Answers, NewerOnesReplaceOlderOnes) {
   Answers answers;
-  ASSERT_TRUE(answers.merge(control::encode_NvmlAnswers({{{1, 0, 0, 0, 0, 0, "old"}, {2, 0, 0, 0, 0, 0, "kept"}}})).ok());
+  ASSERT_TRUE(
+      answers.merge(control::encode_NvmlAnswers({{{1, 0, 0, 0, 0, 0, "old"}, {2, 0, 0, 0, 0, 0, "kept"}}})).ok());
   ASSERT_TRUE(answers.merge(control::encode_NvmlAnswers({{{1, 0, 0, 0, 0, 0, "new"}}})).ok());
   EXPECT_EQ(answers.find(1, {})->value, "new");
   EXPECT_EQ(answers.find(2, {})->value, "kept");

@@ -162,7 +162,8 @@ class Shim : public testing::Test {
     return device;
   }
   void add(const char* function, Keys keys, int result, std::string value = {}) {
-    daemon_.facts[0].answers.push_back({name_id(function), keys[0], keys[1], keys[2], keys[3], uint32_t(result), value});
+    daemon_.facts[0].answers.push_back(
+        {name_id(function), keys[0], keys[1], keys[2], keys[3], uint32_t(result), value});
   }
 
   FakeDaemon daemon_;
@@ -248,7 +249,8 @@ TEST_F(Shim, AnswersAreRelayedAsTheyAre) {
 
 TEST_F(Shim, StructsAreOfTheVersionThatWasAsked) {
   start();
-  add("nvmlDeviceGetTemperatureV", {nvmlTemperature_v1, NVML_TEMPERATURE_GPU}, 0, bytes_of({nvmlTemperature_v1, 0, 33}));
+  add("nvmlDeviceGetTemperatureV", {nvmlTemperature_v1, NVML_TEMPERATURE_GPU}, 0,
+      bytes_of({nvmlTemperature_v1, 0, 33}));
   add("nvmlDeviceGetTemperatureV", {0, 0}, NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
   nvmlDevice_t device = initialised();
   nvmlTemperature_t temperature{nvmlTemperature_v1, NVML_TEMPERATURE_GPU, 0};
