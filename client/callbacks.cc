@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "client/mirrors.h"
 #include "proto/control.h"
 #include "proto/frame.h"
 
@@ -77,6 +78,7 @@ Status Callbacks::run(transport::Stream& side, Landing& landing) {
       }
       t_inside = false;
       if (!function.repeats) remove(notice->id);
+      if (Mirrors::instance().live()) BF_RETURN_IF_ERROR(Mirrors::instance().publish(side));
 
       control::CallbackNotice done;
       done.id = notice->id;

@@ -2,6 +2,8 @@
 #include <algorithm>
 
 #include "client/contexts.h"
+#include "client/managed.h"
+#include "client/mirrors.h"
 #include "api/remote.h"
 #include "proto/abi/context_storage.h"
 
@@ -47,7 +49,8 @@ void forget_objects(uint64_t context) {
   drop_all_of(state().events, context);
   drop_all_of(state().modules, context);
   drop_all_of(state().functions, context);
-  state().ranges.remove_context(context);
+  for (uint64_t address : state().ranges.remove_context(context)) Mirrors::instance().forget(address);
+  forget_managed(context);
   Session::get()->clear_errors();
 }
 

@@ -8,6 +8,7 @@
 #include "api/remote.h"
 #include "client/capture.h"
 #include "client/contexts.h"
+#include "client/mirrors.h"
 
 namespace bf::client {
 
@@ -27,13 +28,37 @@ CUresult settle_source(const void* data, size_t bytes, CUstream stream) {
   return synchronize(stream);
 }
 
-bool device_covers(CUdeviceptr address, size_t bytes) {
-  return state().ranges.covers(address, bytes, Range::Kind::kDevice);
+bool device_covers(CUdeviceptr address, size_t bytes) { return state().ranges.device_covers(address, bytes); }
+
+// Does the worker have the memory? Then it copies it, in stream order, whatever the program calls it.
+bool on_worker(uint64_t address) {
+  auto range = state().ranges.find(address);
+  return range && range->reachable();
 }
 
-bool is_device(uint64_t address) {
+bool is_mirrored(uint64_t address) {
+  if (!state().ranges.any_mirrored()) return false;
   auto range = state().ranges.find(address);
-  return range && range->kind == Range::Kind::kDevice;
+  return range && range->mirrored;
+}
+
+// Is a side that the call says is the device's in pinned memory that the device does not reach? Legal, as all memory has
+// one address space.
+bool hidden_side(uint64_t one, uint64_t other = 0) {
+  const RangeTable& ranges = state().ranges;
+  return ranges.any_hidden() && (ranges.hidden(one) || ranges.hidden(other));
+}
+
+// A copy by the worker alone.
+CUresult copy_on_worker(CUdeviceptr destination, CUdeviceptr source, size_t bytes, CUstream stream, Wait wait) {
+  if (!device_covers(source, bytes) || !device_covers(destination, bytes)) return CUDA_ERROR_INVALID_VALUE;
+  const bool host = is_mirrored(source) || is_mirrored(destination);
+  if (host) {
+    if (CUresult result = publish_changes(); result != CUDA_SUCCESS) return result;
+  }
+  if (wait == Wait::kNo) return post_cuMemcpyDtoDAsync_v2(destination, source, bytes, stream);
+  CUresult result = post_cuMemcpyDtoD_v2(destination, source, bytes);
+  return host && result == CUDA_SUCCESS ? synchronize(stream) : result;  // between GPUs' memory it does not wait
 }
 
 CUDA_MEMCPY3D linear_box(size_t bytes) {
@@ -79,7 +104,8 @@ CUresult send(const HostLayout& source, CUDA_MEMCPY3D copy, CUdeviceptr address,
       part.iov_base = packed.data();
     }
     Payload payload(&part, 1);
-    CUresult result;
+    CUresult result = reach_pointers({static_cast<std::byte*>(part.iov_base), bytes});
+    if (result != CUDA_SUCCESS) return result;
     if (wait == Wait::kYes) {
       result = address ? remote_cuMemcpyHtoD_v2(address, nullptr, bytes, 0, payload)
                        : remote_cuMemcpy3D_v2(&copy, 0, 0, payload);
@@ -139,7 +165,7 @@ CUresult check(CUstream stream, size_t bytes, bool* empty) {
 
 bool is_pinned(const void* data, size_t bytes) {
   auto range = state().ranges.find(value_of(data));
-  return range && range->kind != Range::Kind::kDevice && bytes <= range->base + range->bytes - value_of(data);
+  return range && range->host() && bytes <= range->base + range->bytes - value_of(data);
 }
 
 void put_staging(CUDA_MEMCPY3D& copy, bool source, CUdeviceptr staging) {
@@ -181,28 +207,34 @@ CUresult copy_box_from_device(const HostLayout& destination, CUDA_MEMCPY3D copy,
 CUresult copy_to_device(CUdeviceptr destination, const void* source, size_t bytes, CUstream stream, Wait wait) {
   bool empty;
   if (CUresult result = check(stream, bytes, &empty); result != CUDA_SUCCESS || empty) return result;
+  if (hidden_side(destination)) return copy_any(destination, value_of(source), bytes, stream, wait);
+  if (is_mirrored(value_of(source))) return copy_on_worker(destination, value_of(source), bytes, stream, wait);
   if (!source || !device_covers(destination, bytes)) return CUDA_ERROR_INVALID_VALUE;
+  if (is_mirrored(destination)) {
+    if (CUresult result = publish_changes(); result != CUDA_SUCCESS) return result;
+  }
   return send(HostLayout::dense(source, bytes), linear_box(bytes), destination, stream, wait);
 }
 
 CUresult copy_from_device(void* destination, CUdeviceptr source, size_t bytes, CUstream stream, Wait wait) {
   bool empty;
   if (CUresult result = check(stream, bytes, &empty); result != CUDA_SUCCESS || empty) return result;
+  if (hidden_side(source)) return copy_any(value_of(destination), source, bytes, stream, wait);
+  if (is_mirrored(value_of(destination))) return copy_on_worker(value_of(destination), source, bytes, stream, wait);
   if (!destination || !device_covers(source, bytes)) return CUDA_ERROR_INVALID_VALUE;
+  if (is_mirrored(source)) {
+    if (CUresult result = publish_changes(); result != CUDA_SUCCESS) return result;
+  }
   return receive(HostLayout::dense(destination, bytes), linear_box(bytes), source, stream, wait);
 }
 
 CUresult copy_any(uint64_t destination, uint64_t source, size_t bytes, CUstream stream, Wait wait) {
-  const bool from_device = is_device(source), to_device = is_device(destination);
+  const bool from_device = on_worker(source), to_device = on_worker(destination);
   if (from_device && !to_device) return copy_from_device(reinterpret_cast<void*>(destination), source, bytes, stream, wait);
   if (!from_device && to_device) return copy_to_device(destination, reinterpret_cast<void*>(source), bytes, stream, wait);
   bool empty;
   if (CUresult result = check(stream, bytes, &empty); result != CUDA_SUCCESS || empty) return result;
-  if (from_device) {
-    if (!device_covers(source, bytes) || !device_covers(destination, bytes)) return CUDA_ERROR_INVALID_VALUE;
-    return wait == Wait::kYes ? post_cuMemcpyDtoD_v2(destination, source, bytes)
-                              : post_cuMemcpyDtoDAsync_v2(destination, source, bytes, stream);
-  }
+  if (from_device) return copy_on_worker(destination, source, bytes, stream, wait);
   if (!source || !destination) return CUDA_ERROR_INVALID_VALUE;
   if (capture_of(stream)) return CUDA_ERROR_NOT_SUPPORTED;
   if (CUresult result = synchronize(stream); result != CUDA_SUCCESS) return result;
@@ -259,15 +291,15 @@ CUresult handle_cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount
 CUresult handle_cuMemcpyDtoD_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount) noexcept {
   bool empty;
   if (CUresult result = check(default_stream(), ByteCount, &empty); result != CUDA_SUCCESS || empty) return result;
-  if (!device_covers(srcDevice, ByteCount) || !device_covers(dstDevice, ByteCount)) return CUDA_ERROR_INVALID_VALUE;
-  return post_cuMemcpyDtoD_v2(dstDevice, srcDevice, ByteCount);
+  if (hidden_side(dstDevice, srcDevice)) return copy_any(dstDevice, srcDevice, ByteCount, default_stream(), Wait::kYes);
+  return copy_on_worker(dstDevice, srcDevice, ByteCount, default_stream(), Wait::kYes);
 }
 
 CUresult handle_cuMemcpyDtoDAsync_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream) noexcept {
   bool empty;
   if (CUresult result = check(hStream, ByteCount, &empty); result != CUDA_SUCCESS || empty) return result;
-  if (!device_covers(srcDevice, ByteCount) || !device_covers(dstDevice, ByteCount)) return CUDA_ERROR_INVALID_VALUE;
-  return post_cuMemcpyDtoDAsync_v2(dstDevice, srcDevice, ByteCount, hStream);
+  if (hidden_side(dstDevice, srcDevice)) return copy_any(dstDevice, srcDevice, ByteCount, hStream, Wait::kNo);
+  return copy_on_worker(dstDevice, srcDevice, ByteCount, hStream, Wait::kNo);
 }
 
 CUresult handle_cuMemcpyPeer(CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice, CUcontext srcContext,

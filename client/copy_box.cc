@@ -3,6 +3,7 @@
 #include "client/capture.h"
 #include "client/contexts.h"
 #include "client/copies.h"
+#include "client/mirrors.h"
 
 namespace bf::client {
 
@@ -24,10 +25,13 @@ struct Side {
 CUresult settle_side(Side side, const CUDA_MEMCPY3D& box, HostLayout* layout, bool* is_host) {
   *is_host = false;
   if (side.type == CU_MEMORYTYPE_ARRAY) return side.array ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
-  if (side.type == CU_MEMORYTYPE_UNIFIED) {
-    auto range = state().ranges.find(side.device);
-    side.type = range && range->kind == Range::Kind::kDevice ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST;
-    if (side.type == CU_MEMORYTYPE_HOST) side.host = reinterpret_cast<void*>(side.device);
+  if (side.type == CU_MEMORYTYPE_UNIFIED || side.type == CU_MEMORYTYPE_HOST) {
+    // Mirrored host memory is the worker's to copy; pinned memory that it does not have is ours, whatever it is called.
+    const uint64_t address = side.type == CU_MEMORYTYPE_HOST ? value_of(side.host) : side.device;
+    auto range = state().ranges.find(address);
+    side.type = range && range->reachable() ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST;
+    side.host = reinterpret_cast<void*>(address);
+    if (side.type == CU_MEMORYTYPE_DEVICE) side.device = address;
   }
   const bool rows = box.Height > 1 || box.Depth > 1 || side.y > 0 || side.z > 0;
   if (side.pitch == 0) side.pitch = side.x + box.WidthInBytes;
@@ -49,7 +53,7 @@ CUresult settle_side(Side side, const CUDA_MEMCPY3D& box, HostLayout* layout, bo
     return CUDA_SUCCESS;
   }
   if (side.type != CU_MEMORYTYPE_DEVICE) return CUDA_ERROR_INVALID_VALUE;
-  bool inside = state().ranges.covers(side.device + offset, shape.extent(), Range::Kind::kDevice);
+  bool inside = state().ranges.device_covers(side.device + offset, shape.extent());
   return inside ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
@@ -72,6 +76,7 @@ CUresult copy_box(const CUDA_MEMCPY3D* given, CUstream stream, Wait wait) {
     }
     return CUDA_SUCCESS;
   }
+  if (CUresult result = publish_changes(); result != CUDA_SUCCESS) return result;
   if (box.from_host) return copy_box_to_device(box.source, box.copy, stream, wait);
   if (box.to_host) return copy_box_from_device(box.destination, box.copy, stream, wait);
   return wait == Wait::kYes ? remote_cuMemcpy3D_v2(&box.copy, 0, 0, Payload())

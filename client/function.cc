@@ -1,5 +1,7 @@
 // Functions and kernels: questions answered from the facts that came with them.
 #include "client/functions.h"
+#include "client/managed.h"
+#include "client/mirrors.h"
 
 #include <cstdio>
 #include <cstring>
@@ -128,18 +130,31 @@ uint64_t keep_by_name(Module& module, const char* name, uint64_t value) {
   return value;
 }
 
-void keep_global(Module& module, CUdeviceptr address, size_t bytes) {
+CUresult keep_global(Module& module, CUdeviceptr address, size_t bytes, bool managed) {
   auto known = state().ranges.find(address);
-  if (known && known->base == address && known->bytes == bytes) return;
+  if (known && known->base == address && known->bytes == bytes) return CUDA_SUCCESS;
   Range range;
   range.base = address;
   range.bytes = bytes;
-  range.context = current_context();
-  range.device = state().contexts.find(range.context)->device;
+  range.context = current_context();  // none for a library's managed variable, perhaps
+  if (Context* context = state().contexts.find(range.context)) range.device = context->device;
   range.owned = false;
+  if (managed) {
+    if (CUresult result = hold_variable(address, bytes); result != CUDA_SUCCESS) return result;
+    range.kind = Range::Kind::kManaged;
+    range.mirrored = true;
+  }
   state().ranges.insert(range);
   std::lock_guard guard(module.lock);
   module.globals.push_back(address);
+  return CUDA_SUCCESS;
+}
+
+void forget_globals(const std::vector<uint64_t>& addresses) {
+  for (uint64_t address : addresses) {
+    if (state().ranges.remove(address, Range::Kind::kDevice)) continue;
+    if (state().ranges.remove(address, Range::Kind::kManaged)) Mirrors::instance().remove(address);
+  }
 }
 
 std::vector<uint64_t> take_globals(Module& module) {

@@ -25,9 +25,10 @@ std::optional<std::vector<uint64_t>> adopt_functions(std::span<const std::byte> 
 uint64_t find_by_name(Module& module, const char* name);
 uint64_t keep_by_name(Module& module, const char* name, uint64_t value);
 
-// A variable of the module becomes a known device range.
-void keep_global(Module& module, CUdeviceptr address, size_t bytes);
+// A variable of the module becomes a known range: of the device, or a managed one, which this process gets memory for.
+CUresult keep_global(Module& module, CUdeviceptr address, size_t bytes, bool managed);
 std::vector<uint64_t> take_globals(Module& module);
+void forget_globals(const std::vector<uint64_t>& addresses);
 
 // The function of a kernel in the current context: made on the first question, then cached.
 CUresult function_of_kernel(CUkernel kernel, CUfunction* function);

@@ -1,26 +1,46 @@
-// Pinned memory: ordinary memory of this process, remembered as ranges. The GPU does not reach it by itself: copies from
-// and to it travel like any others, but need not wait for the bytes to leave it.
+// Pinned memory: memory of this process, remembered as ranges. Copies from and to it travel like any others, but need not
+// wait for the bytes to leave it. It is mirrored (client/mirrors.h) once device code can reach it.
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <cstring>
+#include <atomic>
 
 #include "api/remote.h"
 #include "client/contexts.h"
+#include "client/mirrors.h"
 
 namespace bf::client {
 
 namespace {
+
+// Where pinned memory lies: addresses that no system gives to anything else, in this process and in the worker.
+constexpr uint64_t kPinnedBegin = 0x6800'0000'0000, kPinnedEnd = 0x7000'0000'0000;
+
+void* map_pinned(size_t bytes) {
+  static std::atomic<uint64_t> next{kPinnedBegin};
+  for (int attempt = 0; attempt < 16 && bytes <= kPinnedEnd - kPinnedBegin; ++attempt) {
+    uint64_t wanted = next.fetch_add(bytes, std::memory_order_relaxed);
+    if (wanted + bytes > kPinnedEnd) {
+      next.store(kPinnedBegin, std::memory_order_relaxed);
+      continue;
+    }
+    void* got = mmap(reinterpret_cast<void*>(wanted), bytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    if (value_of(got) == wanted) return got;
+    if (got != MAP_FAILED) munmap(got, bytes);
+  }
+  return mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
 
 size_t page_up(size_t bytes) {
   static const size_t page = size_t(sysconf(_SC_PAGESIZE));
   return (bytes + page - 1) & ~(page - 1);
 }
 
-// Before pinned memory goes away: copies that read or write it are finished, as with the driver's own.
+// Before pinned memory goes away: what reads or writes it is finished, as with the driver's own.
 CUresult finish_transfers(const Range& range) {
   Session& session = *Session::get();
-  bool busy = session.sends_outstanding() || session.landing().overlaps(reinterpret_cast<void*>(range.base), range.bytes);
+  bool busy = range.mirrored || session.sends_outstanding() || session.landing().overlaps(reinterpret_cast<void*>(range.base), range.bytes);
   if (!busy || !current_context()) return CUDA_SUCCESS;
   return handle_cuCtxSynchronize();
 }
@@ -34,9 +54,10 @@ CUresult handle_cuMemHostAlloc(void** pp, size_t bytesize, unsigned int Flags) n
   if (CUresult result = need_context(&context); result != CUDA_SUCCESS) return result;
   if (bytesize == 0) {
     *pp = nullptr;
-    return CUDA_ERROR_INVALID_VALUE;
+    return CUDA_SUCCESS;
   }
-  void* memory = mmap(nullptr, page_up(bytesize), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (bytesize > SIZE_MAX / 2) return CUDA_ERROR_OUT_OF_MEMORY;
+  void* memory = map_pinned(page_up(bytesize));
   if (memory == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
   Range range;
   range.kind = Range::Kind::kPinned;
@@ -46,6 +67,13 @@ CUresult handle_cuMemHostAlloc(void** pp, size_t bytesize, unsigned int Flags) n
   range.device = context->device;
   range.flags = Flags;
   state().ranges.insert(range);
+  if ((Flags & CU_MEMHOSTALLOC_DEVICEMAP) || Session::get()->link().limits().same_process) {
+    if (CUresult result = reach(range.base); result != CUDA_SUCCESS) {
+      state().ranges.remove(range.base, Range::Kind::kPinned);
+      munmap(memory, page_up(bytesize));
+      return result;
+    }
+  }
   *pp = memory;
   return CUDA_SUCCESS;
 }
@@ -57,7 +85,9 @@ CUresult handle_cuMemFreeHost(void* p) noexcept {
   auto range = state().ranges.find(value_of(p));
   if (!range || range->base != value_of(p) || range->kind != Range::Kind::kPinned) return CUDA_ERROR_INVALID_VALUE;
   if (CUresult result = finish_transfers(*range); result == CUDA_ERROR_DEINITIALIZED) return result;
-  if (!state().ranges.remove(value_of(p), Range::Kind::kPinned)) return CUDA_ERROR_INVALID_VALUE;
+  range = state().ranges.remove(value_of(p), Range::Kind::kPinned);
+  if (!range) return CUDA_ERROR_INVALID_VALUE;
+  if (range->mirrored) Mirrors::instance().remove(range->base);
   munmap(p, page_up(range->bytes));
   return CUDA_SUCCESS;
 }
@@ -68,9 +98,12 @@ CUresult handle_cuMemHostRegister_v2(void* p, size_t bytesize, unsigned int Flag
   if (!p || bytesize == 0 || (Flags & ~kKnown)) return CUDA_ERROR_INVALID_VALUE;
   Context* context;
   if (CUresult result = need_context(&context); result != CUDA_SUCCESS) return result;
-  if (Flags & CU_MEMHOSTREGISTER_IOMEMORY) return CUDA_ERROR_NOT_SUPPORTED;
-  if (state().ranges.find(value_of(p)) || state().ranges.find(value_of(p) + bytesize - 1)) {
-    return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
+  // The codes are measured (580.159.04).
+  if (Flags & CU_MEMHOSTREGISTER_IOMEMORY) return CUDA_ERROR_INVALID_VALUE;
+  if (bytesize - 1 > ~value_of(p)) return CUDA_ERROR_INVALID_VALUE;
+  for (uint64_t address : {value_of(p), value_of(p) + bytesize - 1}) {
+    auto known = state().ranges.find(address);
+    if (known) return known->kind == Range::Kind::kRegistered ? CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED : CUDA_ERROR_INVALID_VALUE;
   }
   Range range;
   range.kind = Range::Kind::kRegistered;
@@ -80,32 +113,39 @@ CUresult handle_cuMemHostRegister_v2(void* p, size_t bytesize, unsigned int Flag
   range.device = context->device;
   range.flags = Flags;
   state().ranges.insert(range);
+  if (Flags & CU_MEMHOSTREGISTER_DEVICEMAP) {
+    if (CUresult result = reach(range.base); result != CUDA_SUCCESS) {
+      state().ranges.remove(range.base, Range::Kind::kRegistered);
+      return result;
+    }
+  }
   return CUDA_SUCCESS;
 }
 
 CUresult handle_cuMemHostUnregister(void* p) noexcept {
   if (!p) return CUDA_ERROR_INVALID_VALUE;
   auto range = state().ranges.find(value_of(p));
-  if (!range || range->base != value_of(p) || range->kind != Range::Kind::kRegistered) {
-    return CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
-  }
+  if (!range) return CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
+  if (range->base != value_of(p) || range->kind != Range::Kind::kRegistered) return CUDA_ERROR_INVALID_VALUE;
   if (CUresult result = finish_transfers(*range); result == CUDA_ERROR_DEINITIALIZED) return result;
-  state().ranges.remove(value_of(p), Range::Kind::kRegistered);
+  range = state().ranges.remove(value_of(p), Range::Kind::kRegistered);
+  if (range && range->mirrored) Mirrors::instance().remove(range->base);
   return CUDA_SUCCESS;
 }
 
-// Device code cannot reach host memory yet; better said here than by a fault in a kernel.
 CUresult handle_cuMemHostGetDevicePointer_v2(CUdeviceptr* pdptr, void* p, unsigned int Flags) noexcept {
   if (!pdptr || !p || Flags != 0) return CUDA_ERROR_INVALID_VALUE;
   auto range = state().ranges.find(value_of(p));
-  if (!range || range->kind == Range::Kind::kDevice) return CUDA_ERROR_INVALID_VALUE;
-  return CUDA_ERROR_NOT_SUPPORTED;
+  if (!range || !range->host()) return CUDA_ERROR_INVALID_VALUE;
+  if (CUresult result = reach(value_of(p)); result != CUDA_SUCCESS) return result;
+  *pdptr = value_of(p);
+  return CUDA_SUCCESS;
 }
 
 CUresult handle_cuMemHostGetFlags(unsigned int* pFlags, void* p) noexcept {
   if (!pFlags || !p) return CUDA_ERROR_INVALID_VALUE;
   auto range = state().ranges.find(value_of(p));
-  if (!range || range->kind != Range::Kind::kPinned) return CUDA_ERROR_INVALID_VALUE;
+  if (!range || range->kind == Range::Kind::kDevice) return CUDA_ERROR_INVALID_VALUE;
   *pFlags = range->flags | CU_MEMHOSTALLOC_DEVICEMAP;
   return CUDA_SUCCESS;
 }

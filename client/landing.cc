@@ -158,6 +158,11 @@ bool Landing::data(uint64_t ticket, uint64_t offset, std::span<const std::byte> 
   return true;
 }
 
+void Landing::data_frame() {
+  data_frames_.fetch_add(1, std::memory_order_release);
+  wake();
+}
+
 std::byte* Landing::place(const transport::Block& block) noexcept {
   const Part part(block);
   std::lock_guard guard(lock_);

@@ -58,6 +58,9 @@ class Landing final : public transport::BulkSink {
   // The bytes of a Data frame, sent when `watermark` bulk blocks had been sent. False: no ticket agrees with them.
   bool data(uint64_t ticket, uint64_t offset, std::span<const std::byte> bytes, uint64_t watermark);
 
+  // Another frame with data has been taken over elsewhere.
+  void data_frame();
+
   // Waits until all bulk blocks below `watermark` and so many Data frames have landed. Every Data frame sent before the
   // thing that the caller wants to tell has been given to data(), or is counted in `data_frames`. False when the link
   // is lost.

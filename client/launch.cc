@@ -7,10 +7,16 @@
 #include "client/capture.h"
 #include "client/contexts.h"
 #include "client/functions.h"
+#include "client/mirrors.h"
 
 namespace bf::client {
 
 CUresult PackedParameters::pack(const Function& function, void** parameters, void** extra) {
+  CUresult result = gather(function, parameters, extra);
+  return result == CUDA_SUCCESS ? reach_pointers(bytes()) : result;
+}
+
+CUresult PackedParameters::gather(const Function& function, void** parameters, void** extra) {
   if (parameters && extra) return CUDA_ERROR_INVALID_VALUE;
   if (extra) return take_extra(function, extra);
   if (function.parameters.empty()) return CUDA_SUCCESS;
@@ -119,6 +125,7 @@ CUresult handle_cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigned int
   if (CUresult result = check_launch(f, shape, hStream, false, &function); result != CUDA_SUCCESS) return result;
   PackedParameters packed;
   if (CUresult result = packed.pack(*function, kernelParams, extra); result != CUDA_SUCCESS) return result;
+  if (CUresult result = publish_changes(); result != CUDA_SUCCESS) return result;
   return post_cuLaunchKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes, hStream,
                              nullptr, nullptr, packed.bytes());
 }
@@ -131,6 +138,7 @@ CUresult handle_cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, u
   if (CUresult result = check_launch(f, shape, hStream, true, &function); result != CUDA_SUCCESS) return result;
   PackedParameters packed;
   if (CUresult result = packed.pack(*function, kernelParams, nullptr); result != CUDA_SUCCESS) return result;
+  if (CUresult result = publish_changes(); result != CUDA_SUCCESS) return result;
   return post_cuLaunchCooperativeKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes,
                                         hStream, nullptr, packed.bytes());
 }
@@ -150,6 +158,7 @@ CUresult handle_cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction f, voi
   if (result != CUDA_SUCCESS) return result;
   PackedParameters packed;
   if (result = packed.pack(*function, kernelParams, extra); result != CUDA_SUCCESS) return result;
+  if (result = publish_changes(); result != CUDA_SUCCESS) return result;
   return post_cuLaunchKernelEx(config, f, nullptr, nullptr, packed.bytes(),
                                std::as_bytes(std::span(config->attrs, config->numAttrs)));
 }

@@ -43,9 +43,9 @@ CUresult handle_cuLibraryUnload(CUlibrary library) noexcept {
   auto globals = take_globals(*object);
   auto kernels = object->functions;
   auto modules = object->modules;
+  forget_globals(globals);
   CUresult result = remote_cuLibraryUnload(library);
   if (result != CUDA_SUCCESS) return result;
-  for (uint64_t address : globals) state().ranges.remove(address, Range::Kind::kDevice);
   for (auto& [context, module] : modules) state().modules.erase(module);
   for (auto& [name, kernel] : kernels) {
     Function* function = state().kernels.find(kernel);
@@ -119,8 +119,10 @@ CUresult handle_cuLibraryGetGlobal(CUdeviceptr* dptr, size_t* bytes, CUlibrary l
   if (!object) return CUDA_ERROR_INVALID_HANDLE;
   CUdeviceptr address = 0;
   size_t size = 0;
-  if (CUresult result = remote_cuLibraryGetGlobal(&address, &size, library, name); result != CUDA_SUCCESS) return result;
-  keep_global(*object, address, size);
+  uint32_t managed = 0;
+  CUresult result = remote_cuLibraryGetGlobal(&address, &size, library, name, managed);
+  if (result == CUDA_SUCCESS) result = keep_global(*object, address, size, managed);
+  if (result != CUDA_SUCCESS) return result;
   if (dptr) *dptr = address;
   if (bytes) *bytes = size;
   return CUDA_SUCCESS;
@@ -128,10 +130,12 @@ CUresult handle_cuLibraryGetGlobal(CUdeviceptr* dptr, size_t* bytes, CUlibrary l
 
 CUresult handle_cuLibraryGetManaged(CUdeviceptr* dptr, size_t* bytes, CUlibrary library, const char* name) noexcept {
   if (!name || (!dptr && !bytes)) return CUDA_ERROR_INVALID_VALUE;
-  if (!state().libraries.find(value_of(library))) return CUDA_ERROR_INVALID_HANDLE;
+  Module* object = state().libraries.find(value_of(library));
+  if (!object) return CUDA_ERROR_INVALID_HANDLE;
   CUdeviceptr address = 0;
   size_t size = 0;
   if (CUresult result = remote_cuLibraryGetManaged(&address, &size, library, name); result != CUDA_SUCCESS) return result;
+  if (CUresult result = keep_global(*object, address, size, true); result != CUDA_SUCCESS) return result;
   if (dptr) *dptr = address;
   if (bytes) *bytes = size;
   return CUDA_SUCCESS;

@@ -2,6 +2,8 @@
 #include "api/remote.h"
 #include "client/capture.h"
 #include "client/contexts.h"
+#include "client/managed.h"
+#include "client/mirrors.h"
 
 namespace bf::client {
 
@@ -47,7 +49,12 @@ CUresult handle_cuMemFree_v2(CUdeviceptr dptr) noexcept {
   if (dptr == 0) return CUDA_SUCCESS;
   if (CUresult result = need_context(); result != CUDA_SUCCESS) return result;
   auto range = state().ranges.find(dptr);
+  if (range && range->kind == Range::Kind::kManaged) return free_managed(*range, dptr);
   if (!range || range->base != dptr || range->kind != Range::Kind::kDevice || !range->owned) return CUDA_ERROR_INVALID_VALUE;
+  // Freeing waits for the device, so a program may look at what it wrote afterwards.
+  if (Mirrors::instance().live()) {
+    if (CUresult result = handle_cuCtxSynchronize(); result != CUDA_SUCCESS) return result;
+  }
   // Forgotten first: the address may be another allocation's as soon as the worker has freed it.
   state().ranges.remove(dptr, Range::Kind::kDevice);
   return post_cuMemFree_v2(dptr);

@@ -49,9 +49,9 @@ CUresult handle_cuModuleUnload(CUmodule hmod) noexcept {
   if (!module || module->library) return CUDA_ERROR_INVALID_HANDLE;
   auto globals = take_globals(*module);
   auto functions = module->functions;
+  forget_globals(globals);
   CUresult result = remote_cuModuleUnload(hmod);
   if (result != CUDA_SUCCESS) return result;
-  for (uint64_t address : globals) state().ranges.remove(address, Range::Kind::kDevice);
   for (auto& [name, function] : functions) state().functions.erase(function);
   return CUDA_SUCCESS;
 }
@@ -84,8 +84,10 @@ CUresult handle_cuModuleGetGlobal_v2(CUdeviceptr* dptr, size_t* bytes, CUmodule 
   if (!module) return CUDA_ERROR_INVALID_HANDLE;
   CUdeviceptr address = 0;
   size_t size = 0;
-  if (CUresult result = remote_cuModuleGetGlobal_v2(&address, &size, hmod, name); result != CUDA_SUCCESS) return result;
-  keep_global(*module, address, size);
+  uint32_t managed = 0;
+  CUresult result = remote_cuModuleGetGlobal_v2(&address, &size, hmod, name, managed);
+  if (result == CUDA_SUCCESS) result = keep_global(*module, address, size, managed);
+  if (result != CUDA_SUCCESS) return result;
   if (dptr) *dptr = address;
   if (bytes) *bytes = size;
   return CUDA_SUCCESS;

@@ -8,7 +8,10 @@ namespace bf::client {
 
 namespace {
 
-bool on_device(const Range& range) { return range.kind == Range::Kind::kDevice; }
+// Managed memory counts as the device's, and the host has it, too. All of this is measured (580.159.04).
+bool on_device(const Range& range) { return !range.host(); }
+bool managed(const Range& range) { return range.kind == Range::Kind::kManaged; }
+
 
 template <typename T>
 CUresult put(void* data, T value) {
@@ -23,10 +26,10 @@ CUresult answer(void* data, CUpointer_attribute attribute, uint64_t address, con
       return put(data, unsigned(on_device(range) ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST));
     case CU_POINTER_ATTRIBUTE_DEVICE_POINTER: return put(data, CUdeviceptr(address));
     case CU_POINTER_ATTRIBUTE_HOST_POINTER:
-      return on_device(range) ? CUDA_ERROR_INVALID_VALUE : put(data, reinterpret_cast<void*>(address));
-    case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS: return put(data, unsigned(range.sync_memops));
+      return range.kind == Range::Kind::kDevice ? CUDA_ERROR_INVALID_VALUE : put(data, reinterpret_cast<void*>(address));
+    case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS: return put(data, unsigned(range.sync_memops || managed(range)));
     case CU_POINTER_ATTRIBUTE_BUFFER_ID: return put(data, (unsigned long long)(range.id));
-    case CU_POINTER_ATTRIBUTE_IS_MANAGED: return put(data, 0u);
+    case CU_POINTER_ATTRIBUTE_IS_MANAGED: return put(data, unsigned(managed(range)));
     case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL: return put(data, range.device);
     case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE: return put(data, 0u);
     case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR: return put(data, CUdeviceptr(range.base));
@@ -44,7 +47,7 @@ CUresult answer(void* data, CUpointer_attribute attribute, uint64_t address, con
 }
 
 // What cuPointerGetAttributes says of memory that is not CUDA's.
-void answer_unknown(void* data, CUpointer_attribute attribute) {
+void answer_unknown(void* data, CUpointer_attribute attribute, uint64_t address) {
   switch (attribute) {
     case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
     case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS:
@@ -54,6 +57,7 @@ void answer_unknown(void* data, CUpointer_attribute attribute) {
     case CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE:
     case CU_POINTER_ATTRIBUTE_ACCESS_FLAGS: put(data, 0u); break;
     case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL: put(data, int(CU_DEVICE_INVALID)); break;
+    case CU_POINTER_ATTRIBUTE_HOST_POINTER: put(data, address); break;  // measured, 580.159.04
     default: put(data, uint64_t{0}); break;
   }
 }
@@ -72,7 +76,7 @@ CUresult handle_cuPointerGetAttributes(unsigned int numAttributes, CUpointer_att
   auto range = state().ranges.find(ptr);
   for (unsigned i = 0; i < numAttributes; ++i) {
     if (!data[i]) return CUDA_ERROR_INVALID_VALUE;
-    if (!range || answer(data[i], attributes[i], ptr, *range) != CUDA_SUCCESS) answer_unknown(data[i], attributes[i]);
+    if (!range || answer(data[i], attributes[i], ptr, *range) != CUDA_SUCCESS) answer_unknown(data[i], attributes[i], ptr);
   }
   return CUDA_SUCCESS;
 }

@@ -31,19 +31,26 @@ RangeTable::Map::const_iterator RangeTable::holding(uint64_t address) const {
   return address - after->first < after->second.bytes ? after : ranges_.end();
 }
 
+RangeTable::Map::const_iterator RangeTable::erase(Map::const_iterator range) {
+  unreserve(range->second);
+  if (range->second.mirrored) {
+    mirrored_.fetch_sub(1, std::memory_order_relaxed);
+  } else {
+    update_hidden(range->second, -1);
+  }
+  return ranges_.erase(range);
+}
+
 uint64_t RangeTable::insert(Range range) {
   std::lock_guard guard(lock_);
-  for (auto old = holding(range.base); old != ranges_.end(); old = holding(range.base)) {
-    unreserve(old->second);
-    ranges_.erase(old);
-  }
-  for (auto old = ranges_.lower_bound(range.base); old != ranges_.end() && old->first - range.base < range.bytes;) {
-    unreserve(old->second);
-    old = ranges_.erase(old);
-  }
+  for (auto old = holding(range.base); old != ranges_.end(); old = holding(range.base)) erase(old);
+  Map::const_iterator old = ranges_.lower_bound(range.base);
+  while (old != ranges_.end() && old->first - range.base < range.bytes) old = erase(old);
   range.id = next_id_++;
   ranges_[range.base] = range;
   reserve(range);
+  if (range.mirrored) mirrored_.fetch_add(1, std::memory_order_relaxed);
+  update_hidden(range, 1);
   return range.id;
 }
 
@@ -54,10 +61,42 @@ std::optional<Range> RangeTable::find(uint64_t address) const {
   return found->second;
 }
 
-bool RangeTable::covers(uint64_t address, uint64_t bytes, Range::Kind kind) const {
+bool RangeTable::device_covers(uint64_t address, uint64_t bytes) const {
   std::lock_guard guard(lock_);
   auto found = holding(address);
-  return found != ranges_.end() && found->second.kind == kind && bytes <= found->second.base + found->second.bytes - address;
+  return found != ranges_.end() && found->second.reachable() && bytes <= found->second.base + found->second.bytes - address;
+}
+
+bool RangeTable::hidden(uint64_t address) const {
+  std::lock_guard guard(lock_);
+  auto found = holding(address);
+  return found != ranges_.end() && found->second.host() && !found->second.mirrored;
+}
+
+void RangeTable::set_mirrored(uint64_t base) {
+  std::lock_guard guard(lock_);
+  auto found = ranges_.find(base);
+  if (found == ranges_.end() || found->second.mirrored) return;
+  found->second.mirrored = true;
+  mirrored_.fetch_add(1, std::memory_order_relaxed);
+  update_hidden(found->second, -1);
+}
+
+// The bounds only grow while anything is hidden.
+void RangeTable::update_hidden(const Range& range, int change) {
+  if (!range.host() || (change > 0 && range.mirrored)) return;
+  if (hidden_ == 0) {
+    hidden_begin_.store(range.base, std::memory_order_relaxed);
+    hidden_end_.store(range.base + range.bytes, std::memory_order_relaxed);
+  }
+  hidden_ += uint32_t(change);
+  if (hidden_ == 0) {
+    hidden_end_.store(0, std::memory_order_relaxed);
+    hidden_begin_.store(0, std::memory_order_relaxed);
+  } else if (change > 0) {
+    if (range.base < hidden_begin_) hidden_begin_.store(range.base, std::memory_order_relaxed);
+    if (range.base + range.bytes > hidden_end_) hidden_end_.store(range.base + range.bytes, std::memory_order_relaxed);
+  }
 }
 
 std::optional<Range> RangeTable::remove(uint64_t base, Range::Kind kind) {
@@ -65,21 +104,22 @@ std::optional<Range> RangeTable::remove(uint64_t base, Range::Kind kind) {
   auto found = ranges_.find(base);
   if (found == ranges_.end() || found->second.kind != kind) return std::nullopt;
   Range range = found->second;
-  unreserve(range);
-  ranges_.erase(found);
+  erase(found);
   return range;
 }
 
-void RangeTable::remove_context(uint64_t context) {
+std::vector<uint64_t> RangeTable::remove_context(uint64_t context) {
+  std::vector<uint64_t> mirrored;
   std::lock_guard guard(lock_);
-  for (auto range = ranges_.begin(); range != ranges_.end();) {
-    if (range->second.context == context && range->second.kind == Range::Kind::kDevice) {
-      unreserve(range->second);
-      range = ranges_.erase(range);
+  for (Map::const_iterator range = ranges_.begin(); range != ranges_.end();) {
+    if (range->second.context == context && range->second.reachable()) {
+      if (range->second.mirrored) mirrored.push_back(range->first);
+      range = erase(range);
     } else {
       ++range;
     }
   }
+  return mirrored;
 }
 
 bool RangeTable::set_sync_memops(uint64_t address, bool on) {

@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "client/contexts.h"
+#include "client/mirrors.h"
 #include "api/remote.h"
 #include "proto/control.h"
 
@@ -351,6 +352,10 @@ bool Session::dispatch(const FrameHeader& header, Bytes body, Bytes payload) {
       auto notice = control::decode_DataNotice(body);
       return notice.ok() && landing_.data(notice->ticket, notice->offset, payload, notice->watermark);
     }
+    case Opcode::kHostChanges:
+      if (!Mirrors::instance().apply(payload)) return false;
+      landing_.data_frame();
+      return true;
     case Opcode::kAsyncError: {
       auto notice = control::decode_AsyncErrorNotice(body);
       if (!notice.ok()) return false;

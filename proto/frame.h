@@ -41,6 +41,7 @@ enum class Opcode : uint16_t {
   kData = 32,        // DataNotice + payload: bytes of a device-to-host copy
   kAsyncError = 33,  // AsyncErrorNotice: a post failed
   kPrint = 34,       // PrintNotice + payload: what device code printed (1 stdout, 2 stderr)
+  kHostChanges = 35, // payload: patches of mirrored memory (proto/mirror.h). Also client -> worker on the side stream
   // Side stream: worker -> client kCallback, client -> worker kCallbackDone (CallbackNotice).
   kCallback = 48,
   kCallbackDone = 49,

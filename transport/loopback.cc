@@ -287,7 +287,7 @@ class LoopbackLink : public Link {
   void shut() noexcept override { core_->shut(end_); }
 
  private:
-  const Limits limits_{"loopback", true, false, limits::kBulkBlocks, 1};
+  const Limits limits_{"loopback", true, false, limits::kBulkBlocks, 1, true};
   std::shared_ptr<Core> core_;
   const int end_;
   LoopbackStream calls_;

@@ -52,7 +52,7 @@ uint32_t copy_threads() { return std::clamp(std::thread::hardware_concurrency() 
 class ShmLink : public Link {
  public:
   ShmLink(Fd socket, Mapping mapping, bool worker)
-      : limits_{"shm", true, true, limits::kBulkBlocks, copy_threads()},
+      : limits_{"shm", true, true, limits::kBulkBlocks, copy_threads(), false},
         socket_(std::move(socket)),
         mapping_(std::move(mapping)),
         out_(worker ? mapping_->to_client : mapping_->to_worker),

@@ -191,7 +191,7 @@ class TcpBulk : public BulkEngine {
 class TcpLink : public Link {
  public:
   TcpLink(Fd calls, Fd side, std::vector<Fd> bulk)
-      : limits_{"tcp", false, true, limits::kBulkBlocks, uint32_t(bulk.size())},
+      : limits_{"tcp", false, true, limits::kBulkBlocks, uint32_t(bulk.size()), false},
         calls_(std::move(calls)),
         side_(std::move(side)),
         bulk_(std::move(bulk), [this] { shut(); }) {}

@@ -102,6 +102,7 @@ struct Limits {
   bool places = false;        // asks BulkSink::place
   uint32_t ring_blocks = limits::kBulkBlocks;
   uint32_t bulk_channels = 1;
+  bool same_process = false;  // both ends are: they have one memory
 };
 
 // What a session uses. Destroying a link shuts it.

@@ -24,6 +24,21 @@ class Use {
 
 }  // namespace
 
+AnyContext::AnyContext(Session& session) : driver_(session.driver) {
+  CUcontext current = nullptr;
+  if (driver_.cuCtxGetCurrent(&current) == CUDA_SUCCESS && current) return;
+  for (CUcontext primary : session.prepared.primary)
+    if (primary && driver_.cuCtxPushCurrent_v2(primary) == CUDA_SUCCESS) {
+      pushed_ = true;
+      return;
+    }
+}
+
+AnyContext::~AnyContext() {
+  CUcontext popped;
+  if (pushed_) driver_.cuCtxPopCurrent_v2(&popped);
+}
+
 bool Contexts::current_device(size_t& device) const {
   CUdevice current = 0;
   if (session_.driver.cuCtxGetDevice(&current) != CUDA_SUCCESS) return false;
@@ -41,6 +56,7 @@ void Contexts::begin(CUcontext context, size_t device) {
 void Contexts::before_end(CUcontext context) {
   Use use(session_.driver, context);
   session_.copies.quiesce();
+  session_.mirrors.drop_context(context);
 }
 
 void Contexts::after_end(CUcontext context) {

@@ -6,6 +6,10 @@
 
 #include "proto/api/cuda_api.h"
 
+namespace bf {
+struct DriverApi;
+}
+
 namespace bf::server {
 
 class Session;
@@ -35,6 +39,20 @@ class Contexts {
   Session& session_;
   std::mutex mutex_;  // beginnings and ends
   std::vector<Live> live_;
+};
+
+// While it lives, some context is current: a primary one where the thread has none. The driver tells nothing about a kernel
+// or an address to a thread without (580.159.04), and a client thread may ask before it has one.
+class AnyContext {
+ public:
+  explicit AnyContext(Session& session);
+  ~AnyContext();
+  AnyContext(const AnyContext&) = delete;
+  AnyContext& operator=(const AnyContext&) = delete;
+
+ private:
+  const DriverApi& driver_;
+  bool pushed_ = false;
 };
 
 }  // namespace bf::server

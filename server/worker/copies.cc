@@ -222,45 +222,21 @@ CUresult Copies::from_device(CUdeviceptr src, size_t bytes, uint64_t ticket, CUs
   return CUDA_SUCCESS;
 }
 
+CUresult Copies::fill(uint32_t value, uint32_t element_bytes, size_t bytes, uint64_t ticket, CUstream stream) {
+  const bool bulk = bytes > limits::kInlineBytes;
+  for (size_t offset = 0; offset < bytes;) {
+    const size_t count = std::min(bytes - offset, Staging::kLargeBytes);
+    StagingSlot slot;
+    if (!take_slot(count, slot)) return CUDA_ERROR_OPERATING_SYSTEM;
+    for (size_t at = 0; at < count; at += element_bytes) std::memcpy(slot.data + at, &value, element_bytes);
+    if (CUresult result = send_piece(ticket, offset, count, bulk, slot, stream); result != CUDA_SUCCESS) return result;
+    offset += count;
+  }
+  return CUDA_SUCCESS;
+}
+
 // --- Boxes
 // ---------------------------------------------------------------------------------------------------------------
-
-// Reads dense bytes that arrive as blocks of any size.
-class Copies::BlockReader {
- public:
-  BlockReader(Inbox& inbox, uint64_t transfer) : inbox_(inbox), transfer_(transfer) {}
-  ~BlockReader() {
-    if (held_) inbox_.release(landed_.block);
-  }
-  bool read(std::byte* out, size_t bytes) {
-    while (bytes > 0) {
-      if (!held_) {
-        if (!inbox_.wait(transfer_, offset_, landed_)) return false;
-        held_ = true;
-        used_ = 0;
-        offset_ += landed_.block.bytes;
-      }
-      const size_t count = std::min<size_t>(bytes, landed_.block.bytes - used_);
-      std::memcpy(out, landed_.data + used_, count);
-      out += count;
-      bytes -= count;
-      used_ += count;
-      if (used_ == landed_.block.bytes) {
-        inbox_.release(landed_.block);
-        held_ = false;
-      }
-    }
-    return true;
-  }
-
- private:
-  Inbox& inbox_;
-  const uint64_t transfer_;
-  Inbox::Landed landed_;
-  uint64_t offset_ = 0;
-  size_t used_ = 0;
-  bool held_ = false;
-};
 
 namespace {
 
@@ -334,7 +310,7 @@ CUresult Copies::box(const CUDA_MEMCPY3D& copy, std::span<const std::byte> paylo
   }
   if ((from_host && to_host) || (from_host && transfer == 0 && payload.size() != total)) return refuse();
 
-  BlockReader blocks(inbox_, transfer);
+  Inbox::Reader blocks(inbox_, transfer);
   const bool bulk = total > limits::kInlineBytes;
   CUresult result = CUDA_SUCCESS;
   for (size_t position = 0; position < total;) {

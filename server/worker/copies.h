@@ -41,6 +41,9 @@ class Copies {
   CUresult box(const CUDA_MEMCPY3D& copy, std::span<const std::byte> payload, uint64_t transfer, uint64_t ticket,
                CUstream stream);
 
+  // `bytes` of a repeated value, in stream order, into the client's memory.
+  CUresult fill(uint32_t value, uint32_t element_bytes, size_t bytes, uint64_t ticket, CUstream stream);
+
   // Before the current context is destroyed or reset: afterwards nothing is open, and the driver knows no memory of
   // ours.
   void quiesce();
@@ -56,7 +59,6 @@ class Copies {
     transport::Block block;
     StagingSlot slot;
   };
-  class BlockReader;
 
   CUresult fence_reading(CUstream stream, Reading reading);
   bool take_slot(size_t bytes, StagingSlot& slot);

@@ -56,6 +56,7 @@ void CUDA_CB HostCalls::run_callback(CUstream, CUresult status, void* argument) 
 
 // On the driver's thread: no CUDA call is allowed here, and none is made.
 void HostCalls::ask(Function& function, CUresult status) {
+  if (mirrors_.live()) mirrors_.collect_elsewhere();
   const Outbox::Mark mark = outbox_.flush();
   {
     std::lock_guard guard(mutex_);
@@ -95,6 +96,11 @@ Status HostCalls::read_done(std::span<const std::byte> body) {
   return {};
 }
 
+// What a host function wrote to mirrored memory: there before the stream goes on.
+Status HostCalls::read_changes(std::span<const std::byte> patches) {
+  return mirrors_.apply_side(patches);
+}
+
 void HostCalls::side_loop() {
   std::vector<std::byte> buffer(sizeof(FrameHeader) + limits::kControlBodyBytes);
   size_t used = 0;
@@ -107,14 +113,17 @@ void HostCalls::side_loop() {
     while (used - at >= sizeof(FrameHeader)) {
       FrameHeader header;
       std::memcpy(&header, buffer.data() + at, sizeof(header));
-      if (header.opcode != uint16_t(Opcode::kCallbackDone) || header.body_bytes > limits::kControlBodyBytes ||
-          header.payload_bytes != 0) {
+      const bool changes = header.opcode == uint16_t(Opcode::kHostChanges);
+      if ((!changes && header.opcode != uint16_t(Opcode::kCallbackDone)) ||
+          (changes ? header.body_bytes : header.payload_bytes) != 0 || header.body_bytes > limits::kControlBodyBytes ||
+          header.payload_bytes > limits::kControlBodyBytes) {
         return end_(Status(StatusCode::kInvalid, "the client sent a malformed frame on the side stream"));
       }
-      if (used - at < sizeof(header) + header.body_bytes) break;
-      if (Status status = read_done({buffer.data() + at + sizeof(header), header.body_bytes}); !status.ok())
-        return end_(status);
-      at += sizeof(header) + header.body_bytes;
+      const size_t bytes = header.body_bytes + header.payload_bytes;
+      if (used - at < sizeof(header) + bytes) break;
+      const std::span<const std::byte> content(buffer.data() + at + sizeof(header), bytes);
+      if (Status status = changes ? read_changes(content) : read_done(content); !status.ok()) return end_(status);
+      at += sizeof(header) + bytes;
     }
     std::memmove(buffer.data(), buffer.data() + at, used - at);
     used -= at;

@@ -13,6 +13,7 @@
 
 #include "base/status.h"
 #include "proto/api/cuda_api.h"
+#include "server/worker/mirrors.h"
 #include "server/worker/outbox.h"
 #include "transport/transport.h"
 
@@ -20,8 +21,8 @@ namespace bf::server {
 
 class HostCalls {
  public:
-  HostCalls(transport::Stream& side, Outbox& outbox, std::function<void(Status)> end)
-      : side_(side), outbox_(outbox), end_(std::move(end)) {}
+  HostCalls(transport::Stream& side, Outbox& outbox, Mirrors& mirrors, std::function<void(Status)> end)
+      : side_(side), outbox_(outbox), mirrors_(mirrors), end_(std::move(end)) {}
   ~HostCalls();
 
   void start();  // the side thread
@@ -44,10 +45,12 @@ class HostCalls {
   };
   void ask(Function& function, CUresult status);
   void side_loop();
+  Status read_changes(std::span<const std::byte> patches);
   Status read_done(std::span<const std::byte> body);
 
   transport::Stream& side_;
   Outbox& outbox_;
+  Mirrors& mirrors_;
   std::function<void(Status)> end_;
   std::mutex send_mutex_;
   std::mutex mutex_;

@@ -1,5 +1,8 @@
 #include "server/worker/inbox.h"
 
+#include <algorithm>
+#include <cstring>
+
 #include <vector>
 
 #include "base/limits.h"
@@ -59,6 +62,28 @@ void Inbox::stop() {
 uint64_t Inbox::bytes_received() const {
   std::lock_guard guard(mutex_);
   return bytes_;
+}
+
+bool Inbox::Reader::read(void* to, size_t bytes) {
+  auto* out = static_cast<std::byte*>(to);
+  while (bytes > 0) {
+    if (!held_) {
+      if (!inbox_.wait(transfer_, offset_, landed_)) return false;
+      held_ = true;
+      used_ = 0;
+      offset_ += landed_.block.bytes;
+    }
+    const size_t count = std::min<size_t>(bytes, landed_.block.bytes - used_);
+    std::memcpy(out, landed_.data + used_, count);
+    out += count;
+    bytes -= count;
+    used_ += count;
+    if (used_ == landed_.block.bytes) {
+      inbox_.release(landed_.block);
+      held_ = false;
+    }
+  }
+  return true;
 }
 
 }  // namespace bf::server

@@ -28,6 +28,24 @@ class Inbox final : public transport::BulkSink {
   // release(landed.block).
   bool wait(uint64_t transfer, uint64_t offset, Landed& landed);
   void release(const transport::Block& block) { bulk_.release(block); }
+  // Reads the dense bytes of a transfer, which arrive as blocks of any size.
+  class Reader {
+   public:
+    Reader(Inbox& inbox, uint64_t transfer) : inbox_(inbox), transfer_(transfer) {}
+    ~Reader() {
+      if (held_) inbox_.release(landed_.block);
+    }
+    // The next `bytes`. False when the session ends meanwhile.
+    bool read(void* to, size_t bytes);
+
+   private:
+    Inbox& inbox_;
+    const uint64_t transfer_;
+    Landed landed_;
+    uint64_t offset_ = 0;
+    size_t used_ = 0;
+    bool held_ = false;
+  };
   // Nobody will take this transfer: its blocks, also those still coming, leave the ring unread.
   void discard(uint64_t transfer);
   void stop();

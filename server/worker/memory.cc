@@ -163,6 +163,13 @@ CUresult handle_bfStagingFree(Call& call, uint64_t address) {
   return handle_cuMemFree_v2(call, address);
 }
 
+CUresult handle_bfHostFill(Call& call, uint64_t ticket, uint32_t value, uint32_t element, uint64_t bytes, uint64_t stream) {
+  uint64_t real = stream;
+  if (stream > 2 && !call.resolve(HandleKind::kStream, stream, real)) return CUDA_ERROR_INVALID_HANDLE;
+  if ((element != 1 && element != 2 && element != 4) || bytes % element) return CUDA_ERROR_INVALID_VALUE;
+  return session_of(call).copies.fill(value, element, bytes, ticket, reinterpret_cast<CUstream>(real));
+}
+
 // --- Copies
 // --------------------------------------------------------------------------------------------------------------
 

@@ -154,35 +154,6 @@ CUresult enumerate(Call& call, HandleKind kind, const std::vector<Handle>& found
 
 // --- Facts -----------------------------------------------------------------------------------------------------------
 
-namespace {
-
-// The driver tells nothing about a kernel to a thread without a current context (580.159.04: no parameters, no
-// attributes), and a client thread may ask for a kernel before it has one.
-class AnyContext {
- public:
-  explicit AnyContext(Session& session) : driver_(session.driver) {
-    CUcontext current = nullptr;
-    if (driver_.cuCtxGetCurrent(&current) == CUDA_SUCCESS && current) return;
-    for (CUcontext primary : session.prepared.primary)
-      if (primary && driver_.cuCtxPushCurrent_v2(primary) == CUDA_SUCCESS) {
-        pushed_ = true;
-        return;
-      }
-  }
-  ~AnyContext() {
-    CUcontext popped;
-    if (pushed_) driver_.cuCtxPopCurrent_v2(&popped);
-  }
-  AnyContext(const AnyContext&) = delete;
-  AnyContext& operator=(const AnyContext&) = delete;
-
- private:
-  const DriverApi& driver_;
-  bool pushed_ = false;
-};
-
-}  // namespace
-
 FunctionFacts Functions::learn(CUfunction function) {
   AnyContext context(session_);
   const DriverApi& driver = session_.driver;
@@ -291,8 +262,21 @@ CUresult handle_cuModuleGetFunction(Call& call, CUfunction* hfunc, CUmodule hmod
   return result;
 }
 
-CUresult handle_cuModuleGetGlobal_v2(Call& call, CUdeviceptr* dptr, size_t* bytes, CUmodule hmod, const char* name) {
-  return call.driver.cuModuleGetGlobal_v2(dptr, bytes, hmod, name);
+namespace {
+
+// Managed variables lie in memory of the driver's own that the host uses, too.
+bool is_managed(Call& call, CUresult result, const CUdeviceptr* address) {
+  unsigned managed = 0;
+  return result == CUDA_SUCCESS && address &&
+         call.driver.cuPointerGetAttribute(&managed, CU_POINTER_ATTRIBUTE_IS_MANAGED, *address) == CUDA_SUCCESS && managed;
+}
+
+}  // namespace
+
+CUresult handle_cuModuleGetGlobal_v2(Call& call, CUdeviceptr* dptr, size_t* bytes, CUmodule hmod, const char* name, uint32_t& managed) {
+  const CUresult result = call.driver.cuModuleGetGlobal_v2(dptr, bytes, hmod, name);
+  managed = is_managed(call, result, dptr);
+  return result;
 }
 
 CUresult handle_cuModuleEnumerateFunctions(Call& call, CUfunction*, unsigned int numFunctions, CUmodule mod,
@@ -330,8 +314,11 @@ CUresult handle_cuLibraryGetModule(Call& call, CUmodule* pMod, CUlibrary library
   return call.driver.cuLibraryGetModule(pMod, library);
 }
 
-CUresult handle_cuLibraryGetGlobal(Call& call, CUdeviceptr* dptr, size_t* bytes, CUlibrary library, const char* name) {
-  return call.driver.cuLibraryGetGlobal(dptr, bytes, library, name);
+CUresult handle_cuLibraryGetGlobal(Call& call, CUdeviceptr* dptr, size_t* bytes, CUlibrary library, const char* name,
+                                   uint32_t& managed) {
+  const CUresult result = call.driver.cuLibraryGetGlobal(dptr, bytes, library, name);
+  managed = is_managed(call, result, dptr);
+  return result;
 }
 
 CUresult handle_cuLibraryGetManaged(Call& call, CUdeviceptr* dptr, size_t* bytes, CUlibrary library, const char* name) {

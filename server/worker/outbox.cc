@@ -118,6 +118,14 @@ void Outbox::reply(uint16_t opcode, uint32_t lane, uint32_t result, std::span<co
   forget(finished_);
 }
 
+void Outbox::host_changes(std::span<const std::byte> patches) {
+  FrameHeader header{0, uint32_t(patches.size()), uint16_t(Opcode::kHostChanges), 0, 0};
+  const iovec parts[] = {{&header, sizeof(header)}, {const_cast<std::byte*>(patches.data()), patches.size()}};
+  std::lock_guard guard(send_mutex_);
+  send_locked(parts);
+  ++mark_.data_frames;
+}
+
 void Outbox::notice(Opcode opcode, std::string_view body, std::span<const std::byte> payload) {
   FrameHeader header{uint32_t(body.size()), uint32_t(payload.size()), uint16_t(opcode), 0, 0};
   const iovec parts[] = {{&header, sizeof(header)},

@@ -52,6 +52,9 @@ class Outbox {
              std::span<const std::byte> payload);
   void notice(Opcode opcode, std::string_view body, std::span<const std::byte> payload = {});
 
+  // What device code changed in mirrored memory. Counts as a data frame.
+  void host_changes(std::span<const std::byte> patches);
+
   // The context is broken: open pieces never finish, and nobody may see their bytes.
   void abandon();
 

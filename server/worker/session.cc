@@ -30,7 +30,7 @@ bool is_sticky(CUresult result) {
   }
 }
 
-// What device code printed becomes visible to the driver's process at these calls.
+// What device code printed becomes visible to the driver's process at these calls, and what it wrote to host memory.
 bool synchronises(uint16_t opcode) {
   switch (opcode) {
     case opcode::cuCtxSynchronize:
@@ -38,6 +38,7 @@ bool synchronises(uint16_t opcode) {
     case opcode::cuStreamQuery:
     case opcode::cuEventSynchronize:
     case opcode::cuEventQuery:
+    case opcode::cuEventElapsedTime_v2:
     case opcode::cuMemcpyHtoD_v2:
     case opcode::cuMemcpyDtoH_v2:
     case opcode::cuMemcpy3D_v2:
@@ -46,6 +47,19 @@ bool synchronises(uint16_t opcode) {
     case opcode::cuDevicePrimaryCtxReset_v2:
     case opcode::cuModuleUnload:
     case opcode::cuLibraryUnload: return true;
+    default: return false;
+  }
+}
+
+// Calls that give the device nothing to do.
+bool only_waits(uint16_t opcode) {
+  switch (opcode) {
+    case opcode::cuCtxSynchronize:
+    case opcode::cuStreamSynchronize:
+    case opcode::cuStreamQuery:
+    case opcode::cuEventSynchronize:
+    case opcode::cuEventQuery:
+    case opcode::cuEventElapsedTime_v2: return true;
     default: return false;
   }
 }
@@ -62,6 +76,13 @@ std::vector<Charges::Device> charge_devices(const SessionConfig& config) {
   return devices;
 }
 
+// The server's memory goes to sessions as its GPUs' memory does.
+uint64_t mirror_limit(const SessionConfig& config) {
+  uint64_t bytes = 0;
+  for (const auto& device : config.devices) bytes += device.limit_bytes;
+  return bytes;
+}
+
 }  // namespace
 
 // A lane's call: the tables are the session's.
@@ -76,6 +97,7 @@ class Session::LaneCall final : public Call {
   }
   void erase(HandleKind kind, uint64_t value) override { session->handles.erase(kind, value); }
   void drop_transfer(uint64_t transfer) override { session->inbox.discard(transfer); }
+  uint64_t work_before = 0;  // of the mirrors, when the call was entered
   uint64_t value_of(HandleKind kind, uint64_t real) override { return session->handles.value_of(kind, real); }
 };
 
@@ -96,9 +118,10 @@ Session::Session(transport::Link& link, Prepared& prepared, const SessionConfig&
       outbox(link, prepared.staging, prepared.fences, [this](const Status& why) { end(why); }),
       copies(driver, prepared.fences, prepared.staging, inbox, outbox, link.bulk().ring()),
       charges(ledger, config.ledger_slot, charge_devices(config)),
+      mirrors(driver, outbox, charges, mirror_limit(config)),
       contexts(*this),
       functions(*this),
-      host_calls(link.side(), outbox, [this](Status why) { end(std::move(why)); }),
+      host_calls(link.side(), outbox, mirrors, [this](Status why) { end(std::move(why)); }),
       lanes_(new std::unique_ptr<LaneCall>[limits::kLanes]) {}
 
 Session::~Session() = default;
@@ -116,6 +139,7 @@ void Session::end(Status why) noexcept {
   inbox.stop();
   copies.stop();
   host_calls.stop();
+  mirrors.stop();
   if (order_) order_->stop();
 }
 
@@ -156,6 +180,10 @@ void Session::run(const Frame& frame, Turn& turn) {
   if (entry->post != ((call.flags & kPost) != 0))
     return violation(call, "a post that should be a call, or the reverse");
   calls_.fetch_add(1, std::memory_order_relaxed);
+  if (mirrors.live()) {
+    if (!only_waits(call.opcode) && call.opcode != opcode::bfMirrorWrite) mirrors.note_work();
+    call.work_before = mirrors.work();
+  }
   if (!entry->post) turn.pass();
   if (entry->run(call) != Outcome::kDone) return violation(call, call.violation ? call.violation : "malformed");
   finish(*entry, call);
@@ -167,7 +195,13 @@ void Session::finish(const Dispatch& entry, LaneCall& call) {
     note_result(call.result);
   }
   if (!entry.post) {
-    if (config.prints && synchronises(call.opcode)) send_prints();
+    if (synchronises(call.opcode)) {
+      if (config.prints) send_prints();
+      // A call gave its work some time between its entry and now.
+      if (mirrors.live() && !only_waits(call.opcode)) mirrors.note_work();
+      if (mirrors.live() && call.result == CUDA_SUCCESS)
+        mirrors.collect(call.opcode == opcode::cuCtxSynchronize ? call.work_before : 0);
+    }
     return outbox.reply(call.opcode, call.lane, uint32_t(call.result), call.outs, call.reply_payload);
   }
   if (call.result == CUDA_SUCCESS) return;
@@ -244,6 +278,7 @@ Status Session::serve() {
   order_->join();
   copies.join();
   host_calls.join();
+  mirrors.join();
   link.bulk().stop();
   std::lock_guard guard(end_mutex_);
   return why_;

@@ -24,6 +24,7 @@
 #include "server/worker/handles.h"
 #include "server/worker/host_calls.h"
 #include "server/worker/images.h"
+#include "server/worker/mirrors.h"
 #include "server/worker/order.h"
 #include "server/worker/prepared.h"
 #include "server/worker/prints.h"
@@ -82,6 +83,7 @@ class Session final : public Order::Runner {
   Outbox outbox;
   Copies copies;
   Charges charges;
+  Mirrors mirrors;
   Contexts contexts;
   Images images;
   Functions functions;

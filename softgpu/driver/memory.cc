@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "proto/abi/managed_hints.h"
 #include "softgpu/driver/driver.h"
 #include "softgpu/driver/pool.h"
 #include "softgpu/driver/stream.h"
@@ -12,6 +13,11 @@ namespace bf::softgpu {
 namespace {
 
 uint64_t page_bytes() { return 4096; }
+
+abi::ManagedHints& hints() {
+  static auto* made = new abi::ManagedHints([](int device) { return device_at(device) != nullptr; });
+  return *made;
+}
 
 CUresult allocate(uint64_t bytes, MemoryKind kind, uint32_t flags, CUdeviceptr* out) {
   if (!out || bytes == 0) return CUDA_ERROR_INVALID_VALUE;
@@ -45,7 +51,9 @@ BF_API CUresult cuMemAllocPitch_v2(CUdeviceptr* out, size_t* pitch, size_t width
 BF_API CUresult cuMemAllocManaged(CUdeviceptr* out, size_t bytes, unsigned int flags) {
   BF_ENTER();
   if (flags != CU_MEM_ATTACH_GLOBAL && flags != CU_MEM_ATTACH_HOST) return CUDA_ERROR_INVALID_VALUE;
-  return allocate(bytes, MemoryKind::kManaged, flags, out);
+  BF_TRY(allocate(bytes, MemoryKind::kManaged, flags, out));
+  hints().forget(*out, bytes);
+  return CUDA_SUCCESS;
 }
 
 BF_API CUresult cuMemFree_v2(CUdeviceptr address) {
@@ -334,14 +342,6 @@ CUresult check_managed(CUdeviceptr address, size_t count) {
   return CUDA_SUCCESS;
 }
 
-CUresult check_location(const CUmemLocation& location) {
-  if (location.type == CU_MEM_LOCATION_TYPE_DEVICE)
-    return device_at(location.id) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
-  bool host = location.type == CU_MEM_LOCATION_TYPE_HOST || location.type == CU_MEM_LOCATION_TYPE_HOST_NUMA ||
-              location.type == CU_MEM_LOCATION_TYPE_HOST_NUMA_CURRENT;
-  return host ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
-}
-
 }  // namespace
 
 BF_API CUresult cuMemPrefetchAsync_v2(CUdeviceptr address, size_t count, CUmemLocation location, unsigned int flags,
@@ -350,16 +350,15 @@ BF_API CUresult cuMemPrefetchAsync_v2(CUdeviceptr address, size_t count, CUmemLo
   StreamRef stream;
   BF_TRY(find_stream(s, &stream));
   if (flags) return CUDA_ERROR_INVALID_VALUE;
-  BF_TRY(check_location(location));
-  return check_managed(address, count);
+  BF_TRY(hints().check_prefetch(location));
+  BF_TRY(check_managed(address, count));
+  hints().prefetch(address, count, location);
+  return CUDA_SUCCESS;
 }
 
 BF_API CUresult cuMemPrefetchAsync(CUdeviceptr address, size_t count, CUdevice dev, CUstream stream) {
   BF_ENTER();
-  CUmemLocation location{};
-  location.type = dev == CU_DEVICE_CPU ? CU_MEM_LOCATION_TYPE_HOST : CU_MEM_LOCATION_TYPE_DEVICE;
-  location.id = dev;
-  return cuMemPrefetchAsync_v2(address, count, location, 0, stream);
+  return cuMemPrefetchAsync_v2(address, count, abi::location_of(dev), 0, stream);
 }
 
 BF_API CUresult cuMemPrefetchBatchAsync(CUdeviceptr* addresses, size_t* sizes, size_t count, CUmemLocation* locations,
@@ -369,48 +368,28 @@ BF_API CUresult cuMemPrefetchBatchAsync(CUdeviceptr* addresses, size_t* sizes, s
   BF_TRY(find_stream(s, &stream));
   if (!addresses || !sizes || !locations || !indices || !count || !location_count || flags)
     return CUDA_ERROR_INVALID_VALUE;
-  for (size_t i = 0; i < location_count; i++) BF_TRY(check_location(locations[i]));
+  for (size_t i = 0; i < location_count; i++) BF_TRY(hints().check_prefetch(locations[i]));
   for (size_t i = 0; i < count; i++) BF_TRY(check_managed(addresses[i], sizes[i]));
   return CUDA_SUCCESS;
 }
 
 BF_API CUresult cuMemAdvise_v2(CUdeviceptr address, size_t count, CUmem_advise advice, CUmemLocation location) {
   BF_ENTER();
-  if (advice < CU_MEM_ADVISE_SET_READ_MOSTLY || advice > CU_MEM_ADVISE_UNSET_ACCESSED_BY)
-    return CUDA_ERROR_INVALID_VALUE;
-  bool located = advice == CU_MEM_ADVISE_SET_PREFERRED_LOCATION || advice == CU_MEM_ADVISE_SET_ACCESSED_BY ||
-                 advice == CU_MEM_ADVISE_UNSET_ACCESSED_BY;
-  if (located) BF_TRY(check_location(location));
-  return check_managed(address, count);
+  BF_TRY(check_managed(address, count));
+  return hints().advise(address, count, advice, location);
 }
 
 BF_API CUresult cuMemAdvise(CUdeviceptr address, size_t count, CUmem_advise advice, CUdevice dev) {
   BF_ENTER();
-  CUmemLocation location{};
-  location.type = dev == CU_DEVICE_CPU ? CU_MEM_LOCATION_TYPE_HOST : CU_MEM_LOCATION_TYPE_DEVICE;
-  location.id = dev;
-  return cuMemAdvise_v2(address, count, advice, location);
+  return cuMemAdvise_v2(address, count, advice, abi::location_of(dev));
 }
 
 BF_API CUresult cuMemRangeGetAttribute(void* data, size_t bytes, CUmem_range_attribute attribute, CUdeviceptr address,
                                        size_t count) {
   BF_ENTER();
-  if (!data || bytes == 0) return CUDA_ERROR_INVALID_VALUE;
+  if (!data) return CUDA_ERROR_INVALID_VALUE;
   BF_TRY(check_managed(address, count));
-  int value = 0;
-  switch (attribute) {
-    case CU_MEM_RANGE_ATTRIBUTE_READ_MOSTLY:
-      break;
-    case CU_MEM_RANGE_ATTRIBUTE_PREFERRED_LOCATION:
-    case CU_MEM_RANGE_ATTRIBUTE_LAST_PREFETCH_LOCATION:
-    case CU_MEM_RANGE_ATTRIBUTE_ACCESSED_BY:
-      value = CU_DEVICE_INVALID;
-      break;
-    default:
-      return CUDA_ERROR_INVALID_VALUE;
-  }
-  for (size_t at = 0; at + sizeof value <= bytes; at += sizeof value) memcpy((char*)data + at, &value, sizeof value);
-  return CUDA_SUCCESS;
+  return hints().attribute(data, bytes, attribute, address, count);
 }
 
 BF_API CUresult cuMemRangeGetAttributes(void** data, size_t* bytes, CUmem_range_attribute* attributes,

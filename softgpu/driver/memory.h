@@ -24,8 +24,8 @@ inline constexpr uint64_t kGranule = 512;  // small allocations are multiples of
 class DeviceMemory {
  public:
   DeviceMemory(int ordinal, uint64_t total_bytes, uint64_t limit_bytes);
-  // 0: out of memory.
-  uint64_t allocate(uint64_t bytes);
+  // 0: out of memory. Managed memory shares no block with other memory: the host uses it, too.
+  uint64_t allocate(uint64_t bytes, bool managed = false);
   void release(uint64_t address);
   // Memory without an address: contexts, physical memory that is mapped later. Whole blocks; false: out of memory.
   bool charge(uint64_t bytes);
@@ -44,7 +44,8 @@ class DeviceMemory {
   uint64_t used_blocks_ = 0;
   uint64_t base_ = 0, span_ = 0;
   std::map<uint64_t, uint64_t> free_ranges_;  // address -> bytes, coalesced
-  std::map<uint64_t, uint64_t> small_free_;   // free pieces inside shared blocks, coalesced within their block
+  std::map<uint64_t, uint64_t> small_free_[2];  // free pieces inside shared blocks, coalesced within their block; managed
+  std::set<uint64_t> managed_blocks_;           // shared blocks of managed memory
   std::unordered_map<uint64_t, uint64_t> allocations_;  // address -> bytes, rounded
 };
 

@@ -91,7 +91,7 @@ void DeviceMemory::give_blocks(uint64_t address, uint64_t blocks) {
   used_blocks_ -= blocks;
 }
 
-uint64_t DeviceMemory::allocate(uint64_t bytes) {
+uint64_t DeviceMemory::allocate(uint64_t bytes, bool managed) {
   if (bytes == 0 || bytes > total_bytes()) return 0;
   std::lock_guard lock(mutex_);
   uint64_t address;
@@ -100,10 +100,11 @@ uint64_t DeviceMemory::allocate(uint64_t bytes) {
     address = take_blocks(bytes / kBlockBytes);
   } else {
     bytes = round_up(bytes, kGranule);
-    address = take_range(small_free_, bytes);
+    address = take_range(small_free_[managed], bytes);
     if (!address) {
       address = take_blocks(1);
-      if (address) small_free_.emplace(address + bytes, kBlockBytes - bytes);
+      if (address) small_free_[managed].emplace(address + bytes, kBlockBytes - bytes);
+      if (address && managed) managed_blocks_.insert(address);
     }
   }
   if (address) allocations_[address] = bytes;
@@ -118,11 +119,13 @@ void DeviceMemory::release(uint64_t address) {
   allocations_.erase(it);
   if (bytes >= kBlockBytes) return give_blocks(address, bytes / kBlockBytes);
   memset((void*)address, 0, bytes);
-  add_range(small_free_, address, bytes, kBlockBytes);
   uint64_t block = address / kBlockBytes * kBlockBytes;
-  auto whole = small_free_.find(block);
-  if (whole != small_free_.end() && whole->second == kBlockBytes) {
-    small_free_.erase(whole);
+  auto& free = small_free_[managed_blocks_.count(block)];
+  add_range(free, address, bytes, kBlockBytes);
+  auto whole = free.find(block);
+  if (whole != free.end() && whole->second == kBlockBytes) {
+    free.erase(whole);
+    managed_blocks_.erase(block);
     give_blocks(block, 1);
   }
 }
@@ -200,7 +203,7 @@ std::vector<AllocationRef> AddressSpace::overlapping(uint64_t begin, uint64_t en
 }
 
 AllocationRef allocate_memory(Context& context, uint64_t bytes, MemoryKind kind, uint32_t flags) {
-  uint64_t address = context.device->memory.allocate(bytes);
+  uint64_t address = context.device->memory.allocate(bytes, kind == MemoryKind::kManaged);
   if (!address) return nullptr;
   auto allocation = std::make_shared<Allocation>();
   allocation->begin = address;

@@ -45,11 +45,10 @@ TEST(Ranges, CoversOnlyWhatLiesInOneRangeOfTheKind) {
   const uint64_t base = fresh_base();
   RangeTable table;
   table.insert(device(base, 1000));
-  EXPECT_TRUE(table.covers(base, 1000, Range::Kind::kDevice));
-  EXPECT_TRUE(table.covers(base + 500, 500, Range::Kind::kDevice));
-  EXPECT_FALSE(table.covers(base + 500, 501, Range::Kind::kDevice));
-  EXPECT_FALSE(table.covers(base + 500, ~uint64_t{0}, Range::Kind::kDevice));
-  EXPECT_FALSE(table.covers(base, 1, Range::Kind::kPinned));
+  EXPECT_TRUE(table.device_covers(base, 1000));
+  EXPECT_TRUE(table.device_covers(base + 500, 500));
+  EXPECT_FALSE(table.device_covers(base + 500, 501));
+  EXPECT_FALSE(table.device_covers(base + 500, ~uint64_t{0}));
 }
 
 TEST(Ranges, RemovesByBaseAndKind) {

@@ -1,0 +1,71 @@
+// Mirrored memory in the client (proto/mirror.h; docs/design.md, "Data"): host memory that device code may reach. What
+// the program changed is sent before the work that could read it; what device code changed lands before the reply that
+// lets the program know. Programs without such memory pay one load per launch.
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "base/limits.h"
+#include "proto/api/cuda_api.h"
+#include "proto/mirror.h"
+#include "transport/transport.h"
+
+namespace bf::client {
+
+class Mirrors {
+ public:
+  static Mirrors& instance();
+
+  bool live() const { return live_.load(std::memory_order_acquire) > 0; }
+
+  // Mirrors [address, address + bytes): from the next publish() on, device code sees it. Asks the worker: ALREADY_MAPPED
+  // when the addresses are taken there.
+  CUresult add(uint64_t address, uint64_t bytes, MirrorKind kind);
+  // The device has finished with it.
+  CUresult remove(uint64_t address);
+  // Forgets one without telling the worker, where its context ended.
+  void forget(uint64_t address);
+
+  // Sends what the program has changed; the calls that the calling thread makes next find it there.
+  CUresult publish();
+  // The same over the side stream, for what a host function has changed.
+  Status publish(transport::Stream& side);
+
+  // What device code changed. On the receiver thread; never waits for a sender.
+  bool apply(std::span<const std::byte> patches);
+
+ private:
+  using Map = std::map<uint64_t, std::shared_ptr<Mirror>>;
+  // Sends what has changed once, and notes the pointers in it to memory that device code does not reach yet.
+  CUresult send_changes(std::vector<uint64_t>* hidden);
+  // Gathers changes into `out`, in the order of addresses from *position on; counts if there were any. True: there may
+  // be more.
+  bool collect(uint64_t* position, PatchBuffer& out, std::atomic<uint64_t>* count = nullptr);
+
+  std::atomic<uint32_t> live_{0};
+  std::mutex publish_;  // what one thread gathers is on its way before another one looks
+  std::mutex lock_;     // of the map and the mirrors; the receiver takes it
+  Map mirrors_;
+  PatchBuffer small_{limits::kInlineBytes};  // under publish_, like the next
+  uint64_t side_known_ = 0;                  // frames of the side stream that the worker was told to wait for
+  std::atomic<uint64_t> side_frames_{0};     // sent with host functions' ends; counts up under lock_
+};
+
+// Before anything that makes the device read or write memory that the program may reach, too.
+inline CUresult publish_changes() {
+  Mirrors& mirrors = Mirrors::instance();
+  return mirrors.live() ? mirrors.publish() : CUDA_SUCCESS;
+}
+
+// Makes device code reach the pinned or registered memory at `address`, if it does not yet. INVALID_VALUE: there is no
+// such memory.
+CUresult reach(uint64_t address);
+// The same for whatever the 8-byte words of `bytes` point to: kernel parameters, structures.
+CUresult reach_pointers(std::span<const std::byte> bytes);
+
+}  // namespace bf::client
