@@ -47,6 +47,9 @@ void ask_one(Answer& answer, std::chrono::milliseconds time, bool sampled) {
   auto opened = Remote::open(answer.server, deadline);
   answer.status = opened.ok() ? list_over(**opened) : opened.status();
   if (answer.status.ok()) answer.remote = std::move(*opened);
+  const std::string name = answer.server.to_string();
+  if (!answer.status.ok() && answer.status.message().find(name) == std::string::npos)
+    answer.status = Status{answer.status.code(), name + ": " + answer.status.message()};
 }
 
 void ask_on(const std::shared_ptr<Shared>& shared, std::chrono::milliseconds time, bool sampled) {

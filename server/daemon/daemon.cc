@@ -337,7 +337,7 @@ void Daemon::on_frame(Connection& connection, control::Frame frame) {
     return refuse(connection, {StatusCode::kDenied, "authentication required"});
   // Tokens end while connections live.
   if (const Identity& who = connection.identity(); connection.encrypted()) {
-    const Token* token = store_->token_named(who.client);
+    const Token* token = store_->token(who.token_id);
     if (token == nullptr || token->disabled || (token->expires != 0 && ::time(nullptr) >= token->expires))
       return refuse(connection, {StatusCode::kDenied, "authentication required: the token has ended"});
   }

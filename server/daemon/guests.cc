@@ -66,7 +66,7 @@ control::AuthReply check_token(const Store& store, const control::AuthRequest& r
   reply.client = token->name;
   reply.admin = token->admin;
   if (!clocks.empty()) reply.message = clocks + "; set both, or tokens expire at the wrong time";
-  *who = {.known = true, .admin = token->admin, .client = token->name, .group = token->group};
+  *who = {.known = true, .admin = token->admin, .client = token->name, .group = token->group, .token_id = token->id};
   return reply;
 }
 

@@ -4,6 +4,7 @@ this also runs a program over a network that is not loopback, where sessions are
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -52,7 +53,7 @@ try:
         free, _ = harness.wait_for(lambda: server.free_mib() == server.idle_mib, 40, 0.5)
         seconds = time.monotonic() - pulled
         check(free and seconds <= 30, f"its memory is free {seconds:.1f} s after it vanished")
-        client.kill()
+        os.killpg(client.pid, signal.SIGKILL)
         client.wait()
 finally:
     ip("netns", "del", name)
