@@ -90,4 +90,18 @@ Sha256 sha256(std::span<const std::span<const std::byte>> parts) {
 
 Sha256 sha256(std::span<const std::byte> data) { return sha256(std::span(&data, 1)); }
 
+Sha256 hmac_sha256(std::span<const std::byte> key, std::span<const std::byte> data) {
+  std::array<std::byte, 64> inner{}, outer{};
+  Sha256 hashed;
+  if (key.size() > inner.size()) key = hashed = sha256(key);
+  std::copy(key.begin(), key.end(), inner.begin());
+  outer = inner;
+  for (auto& byte : inner) byte ^= std::byte{0x36};
+  for (auto& byte : outer) byte ^= std::byte{0x5c};
+  const std::span<const std::byte> first[] = {inner, data};
+  Sha256 digest = sha256(first);
+  const std::span<const std::byte> second[] = {outer, digest};
+  return sha256(second);
+}
+
 }  // namespace bf

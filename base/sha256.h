@@ -1,4 +1,5 @@
-// SHA-256 (FIPS 180-4): the address of a code image. Own code: the shim brings no library into the program.
+// SHA-256 (FIPS 180-4): the address of a code image, and with HMAC the proof of a lease. Own code: it is small, and the
+// shim needs it before, and without, any library.
 #pragma once
 
 #include <array>
@@ -13,5 +14,7 @@ using Sha256 = std::array<std::byte, 32>;
 // The hash of the parts, one behind the other.
 Sha256 sha256(std::span<const std::span<const std::byte>> parts);
 Sha256 sha256(std::span<const std::byte> data);
+// HMAC (RFC 2104) with SHA-256.
+Sha256 hmac_sha256(std::span<const std::byte> key, std::span<const std::byte> data);
 
 }  // namespace bf

@@ -5,9 +5,8 @@
 #include <cerrno>
 #include <cstdlib>
 
-#include "base/log.h"
-#include "proto/control.h"
-#include "proto/control_channel.h"
+#include "base/hex.h"
+#include "proto/handshake.h"
 
 namespace bf::client {
 namespace {
@@ -20,37 +19,18 @@ std::string environment(const char* name) {
   return value ? value : "";
 }
 
-Result<std::string> from_hex(const std::string& text) {
-  auto digit = [](char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1; };
-  std::string bytes;
-  for (size_t i = 0; i + 1 < text.size(); i += 2) {
-    int high = digit(text[i]), low = digit(text[i + 1]);
-    if (high < 0 || low < 0) break;
-    bytes.push_back(char(high << 4 | low));
-  }
-  if (bytes.size() * 2 != text.size()) {
-    return Status(StatusCode::kInvalid, "BF_LEASE_SECRET is not a row of hexadecimal digits; start the program with bfrun");
-  }
-  return bytes;
-}
-
 bool names_this_host(const std::string& host) {
   if (host == "localhost" || host == "::1" || host.starts_with("127.")) return true;
   char name[256] = {};
   return gethostname(name, sizeof name - 1) == 0 && host == name;
 }
 
-Result<Fd> join(const transport::Address& address, const control::AttachReply& session, uint32_t index,
+Result<Fd> join(const transport::Address& address, const control::Admission& session, uint32_t index,
                 control::Deadline deadline) {
   auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
   auto socket = transport::dial(address, left);
   if (!socket.ok()) return socket.status();
-  control::JoinRequest request{session.session_id, session.channel_secret, index};
-  auto body = control::round_trip(socket->get(), Opcode::kJoin, control::encode_JoinRequest(request), deadline);
-  if (!body.ok()) return body.status();
-  auto reply = control::decode_JoinReply(control::as_bytes(*body));
-  if (!reply.ok()) return reply.status();
-  if (reply->status != 0) return control::to_status(reply->status, reply->message);
+  BF_RETURN_IF_ERROR(control::join(socket->get(), session, index, deadline));
   return std::move(*socket);
 }
 
@@ -88,8 +68,10 @@ Result<AttachSettings> AttachSettings::from_environment() {
   settings.server = environment("BF_SERVER");
   settings.lease = environment("BF_LEASE");
   settings.transport = environment("BF_TRANSPORT");
+  settings.encrypt = environment("BF_ENCRYPT") == "1";
   auto secret = from_hex(environment("BF_LEASE_SECRET"));
-  if (!secret.ok()) return secret.status();
+  if (!secret)
+    return Status(StatusCode::kInvalid, "BF_LEASE_SECRET is not a row of hexadecimal digits; start the program with bfrun");
   settings.secret = std::move(*secret);
   if (settings.transport.empty()) settings.transport = "auto";
   if (settings.transport != "auto" && settings.transport != "tcp" && settings.transport != "shm") {
@@ -106,17 +88,14 @@ Result<Attached> attach(const AttachSettings& settings) {
   control::AttachRequest request;
   request.protocol = control::kProtocolVersion;
   request.lease_id = settings.lease;
-  request.secret = settings.secret;
   request.pid = uint32_t(getpid());
   request.program = program_invocation_short_name;
   request.transport = dialled->same_host ? "shm" : "tcp";
   request.api_version = kApiVersion;
+  request.encrypt = settings.encrypt && !dialled->same_host;
   int socket = dialled->socket.get();
-  auto body = control::round_trip(socket, Opcode::kAttach, control::encode_AttachRequest(request), deadline);
-  if (!body.ok()) return body.status();
-  auto reply = control::decode_AttachReply(control::as_bytes(*body));
-  if (!reply.ok()) return reply.status();
-  if (reply->status != 0) return control::to_status(reply->status, reply->message);
+  auto session = control::attach(socket, std::move(request), settings.secret, deadline);
+  if (!session.ok()) return session.status();
 
   Attached attached;
   attached.sockets.push_back(socket);
@@ -126,13 +105,14 @@ Result<Attached> attach(const AttachSettings& settings) {
     attached.link = std::move(*link);
     return attached;
   }
-  if (reply->channels < 2 || reply->channels > 1 + limits::kBulkChannels) {
-    return Status(StatusCode::kInvalid, "the server asks for " + std::to_string(reply->channels) + " channels");
+  const uint32_t channels = session->reply.channels;
+  if (channels < 2 || channels > 1 + limits::kBulkChannels) {
+    return Status(StatusCode::kInvalid, "the server asks for " + std::to_string(channels) + " channels");
   }
   Fd side;
   std::vector<Fd> bulk;
-  for (uint32_t index = 0; index < reply->channels; ++index) {
-    auto channel = join(address, *reply, index, deadline);
+  for (uint32_t index = 0; index < channels; ++index) {
+    auto channel = join(address, *session, index, deadline);
     if (!channel.ok()) return channel.status();
     attached.sockets.push_back(channel->get());
     if (index == 0) {
@@ -140,6 +120,14 @@ Result<Attached> attach(const AttachSettings& settings) {
     } else {
       bulk.push_back(std::move(*channel));
     }
+  }
+  if (settings.encrypt) {
+    auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    auto link = transport::make_tls_link(std::move(dialled->socket), std::move(side), std::move(bulk), session->session_key,
+                                         false, left);
+    if (!link.ok()) return link.status();
+    attached.link = std::move(*link);
+    return attached;
   }
   attached.link = transport::make_tcp_link(std::move(dialled->socket), std::move(side), std::move(bulk));
   return attached;

@@ -13,12 +13,13 @@
 
 namespace bf::client {
 
-// BF_SERVER, BF_LEASE, BF_LEASE_SECRET and BF_TRANSPORT. An empty server: this process has no GPUs.
+// BF_SERVER, BF_LEASE, BF_LEASE_SECRET, BF_TRANSPORT and BF_ENCRYPT. An empty server: this process has no GPUs.
 struct AttachSettings {
   std::string server;
   std::string lease;
   std::string secret;     // raw bytes
   std::string transport;  // auto | tcp | shm
+  bool encrypt = false;   // TLS on tcp, and nothing less
 
   static Result<AttachSettings> from_environment();
 };

@@ -232,6 +232,8 @@ static void visit(V& v, M& m) {
   v.number(6, m.sessions);
   v.number(7, m.software);
   v.texts(8, m.transports, kIdBytes, kTransports);
+  v.text(9, m.driver, kNameBytes);
+  v.text(10, m.server_id, kIdBytes);
 }
 
 template <class V, Is<LeaseRequest> M>
@@ -242,6 +244,28 @@ static void visit(V& v, M& m) {
   v.text(4, m.client_name, kNameBytes);
   v.number(5, m.client_pid);
   v.text(6, m.program, kNameBytes);
+  v.number(7, m.spread);
+  v.texts(8, m.gpu_uuids, kIdBytes, kGpusPerServer);
+  v.number(9, m.ttl_ms);
+  v.number(10, m.detached);
+}
+
+template <class V, Is<ReserveReply> M>
+static void visit(V& v, M& m) {
+  v.number(1, m.status);
+  v.text(2, m.message, kMessageBytes);
+  v.text(3, m.reservation_id, kIdBytes);
+  v.number(4, m.ttl_ms);
+}
+
+template <class V, Is<CommitRequest> M>
+static void visit(V& v, M& m) {
+  v.text(1, m.reservation_id, kIdBytes);
+}
+
+template <class V, Is<HoldRequest> M>
+static void visit(V& v, M& m) {
+  v.text(1, m.lease_id, kIdBytes);
 }
 
 template <class V, Is<Partition> M>
@@ -259,17 +283,29 @@ static void visit(V& v, M& m) {
   v.text(3, m.lease_id, kIdBytes);
   v.bytes(4, m.secret, kSecretBytes);
   v.messages(5, m.partitions, limits::kDevices);
+  v.number(6, m.encrypt);
 }
 
 template <class V, Is<AttachRequest> M>
 static void visit(V& v, M& m) {
   v.number(1, m.protocol);
   v.text(2, m.lease_id, kIdBytes);
-  v.bytes(3, m.secret, kSecretBytes);
   v.number(4, m.pid);
   v.text(5, m.program, kNameBytes);
   v.text(6, m.transport, kIdBytes);
   v.number(7, m.api_version);
+  v.bytes(8, m.nonce, kSecretBytes);
+  v.number(9, m.encrypt);
+}
+
+template <class V, Is<Challenge> M>
+static void visit(V& v, M& m) {
+  v.bytes(1, m.nonce, kSecretBytes);
+}
+
+template <class V, Is<Proof> M>
+static void visit(V& v, M& m) {
+  v.bytes(1, m.proof, kSecretBytes);
 }
 
 template <class V, Is<AttachReply> M>
@@ -277,22 +313,41 @@ static void visit(V& v, M& m) {
   v.number(1, m.status);
   v.text(2, m.message, kMessageBytes);
   v.text(3, m.session_id, kIdBytes);
-  v.bytes(4, m.channel_secret, kSecretBytes);
   v.number(5, m.channels);
 }
 
 template <class V, Is<JoinRequest> M>
 static void visit(V& v, M& m) {
   v.text(1, m.session_id, kIdBytes);
-  v.bytes(2, m.channel_secret, kSecretBytes);
   v.number(3, m.index);
+  v.bytes(4, m.proof, kSecretBytes);
 }
 
 template <class V, class M>
-requires Is<M, JoinReply> || Is<M, ErrorReply>
+requires Is<M, JoinReply> || Is<M, ErrorReply> || Is<M, ManageReply>
 static void visit(V& v, M& m) {
   v.number(1, m.status);
   v.text(2, m.message, kMessageBytes);
+}
+
+template <class V, Is<AuthRequest> M>
+static void visit(V& v, M& m) {
+  v.text(1, m.token_id, kIdBytes);
+  v.bytes(2, m.secret, kSecretBytes);
+  v.number(3, m.unix_time);
+}
+
+template <class V, Is<AuthReply> M>
+static void visit(V& v, M& m) {
+  v.number(1, m.status);
+  v.text(2, m.message, kMessageBytes);
+  v.text(3, m.client, kNameBytes);
+  v.number(4, m.admin);
+}
+
+template <class V, Is<ManageRequest> M>
+static void visit(V& v, M& m) {
+  v.texts(1, m.words, kNameBytes, kWords);
 }
 
 template <class V, Is<HealthRequest> M>
@@ -313,7 +368,7 @@ static void visit(V& v, M& m) {
 template <class V, Is<ReadingRequest> M>
 static void visit(V& v, M& m) {
   v.text(1, m.lease_id, kIdBytes);
-  v.bytes(2, m.secret, kSecretBytes);
+  v.bytes(2, m.proof, kSecretBytes);
   v.number(3, m.device);
   v.number(4, m.sampled);
   v.number(5, m.facts_seen);
@@ -406,7 +461,7 @@ static void visit(V& v, M& m) {
 template <class V, Is<Assign> M>
 static void visit(V& v, M& m) {
   v.text(1, m.session_id, kIdBytes);
-  v.bytes(2, m.channel_secret, kSecretBytes);
+  v.bytes(2, m.session_key, kSecretBytes);
   v.text(3, m.lease_id, kIdBytes);
   v.messages(4, m.devices, limits::kDevices);
   v.number(5, m.ledger_slot);
@@ -414,6 +469,7 @@ static void visit(V& v, M& m) {
   v.number(7, m.channels);
   v.number(8, m.client_pid);
   v.text(9, m.program, kNameBytes);
+  v.number(10, m.encrypt);
 }
 
 template <class V, Is<Channel> M>
@@ -431,6 +487,7 @@ static void visit(V& v, M& m) {
   v.number(3, m.bytes_out);
   v.number(4, m.last_call_unix_ms);
   v.text(5, m.reason, kMessageBytes);
+  v.number(6, m.outstanding);
 }
 
 template <class V, Is<ProbeReply> M>
@@ -470,6 +527,15 @@ BF_CONTROL_CODEC(HealthRequest)
 BF_CONTROL_CODEC(HealthReply)
 BF_CONTROL_CODEC(BandwidthRequest)
 BF_CONTROL_CODEC(ErrorReply)
+BF_CONTROL_CODEC(ReserveReply)
+BF_CONTROL_CODEC(CommitRequest)
+BF_CONTROL_CODEC(HoldRequest)
+BF_CONTROL_CODEC(Challenge)
+BF_CONTROL_CODEC(Proof)
+BF_CONTROL_CODEC(AuthRequest)
+BF_CONTROL_CODEC(AuthReply)
+BF_CONTROL_CODEC(ManageRequest)
+BF_CONTROL_CODEC(ManageReply)
 BF_CONTROL_CODEC(DataNotice)
 BF_CONTROL_CODEC(AsyncErrorNotice)
 BF_CONTROL_CODEC(PrintNotice)

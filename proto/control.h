@@ -17,7 +17,7 @@
 
 namespace bf::control {
 
-inline constexpr uint32_t kProtocolVersion = 1;
+inline constexpr uint32_t kProtocolVersion = 2;
 inline constexpr size_t kSecretBytes = 32;
 
 // Bounds of the fields. Generous for honest peers; small enough that 4096 unknown connections cannot fill memory.
@@ -35,6 +35,7 @@ inline constexpr size_t kAnswers = 4096;
 inline constexpr size_t kAnswerBytes = 4096;           // value of one: supported clocks are the longest
 inline constexpr size_t kProcessesPerReading = 128;    // further ones are not named
 inline constexpr size_t kProcessNameBytes = 64;
+inline constexpr size_t kWords = 32;  // of a command
 
 // --- client <-> bfserver ---------------------------------------------------------------------------------------------
 
@@ -72,6 +73,8 @@ struct ListReply {
   uint32_t sessions = 0;
   bool software = false;
   std::vector<std::string> transports;
+  std::string driver;
+  std::string server_id;
 };
 
 struct LeaseRequest {
@@ -81,6 +84,22 @@ struct LeaseRequest {
   std::string client_name;
   uint32_t client_pid = 0;
   std::string program;
+  bool spread = false;
+  std::vector<std::string> gpu_uuids{};
+  uint64_t ttl_ms = 0;
+  bool detached = false;
+};
+struct ReserveReply {
+  uint32_t status = 0;
+  std::string message;
+  std::string reservation_id;
+  uint32_t ttl_ms = 0;
+};
+struct CommitRequest {
+  std::string reservation_id;
+};
+struct HoldRequest {
+  std::string lease_id;
 };
 struct Partition {
   uint32_t gpu_index = 0;
@@ -94,28 +113,35 @@ struct LeaseReply {
   std::string lease_id;
   std::string secret;
   std::vector<Partition> partitions;
+  bool encrypt = false;
 };
 
 struct AttachRequest {
   uint32_t protocol = 0;
   std::string lease_id;
-  std::string secret;
   uint32_t pid = 0;
   std::string program;
   std::string transport;
   uint32_t api_version = 0;
+  std::string nonce;
+  bool encrypt = false;
+};
+struct Challenge {
+  std::string nonce;
+};
+struct Proof {
+  std::string proof;
 };
 struct AttachReply {
   uint32_t status = 0;
   std::string message;
   std::string session_id;
-  std::string channel_secret;
   uint32_t channels = 0;
 };
 struct JoinRequest {
   std::string session_id;
-  std::string channel_secret;
   uint32_t index = 0;
+  std::string proof;
 };
 struct JoinReply {
   uint32_t status = 0;
@@ -135,7 +161,7 @@ struct HealthReply {
 
 struct ReadingRequest {
   std::string lease_id;
-  std::string secret;
+  std::string proof;
   uint32_t device = 0;
   bool sampled = false;
   uint64_t facts_seen = 0;
@@ -184,6 +210,24 @@ struct ErrorReply {
   uint32_t status = 0;
   std::string message;
 };
+struct AuthRequest {
+  std::string token_id;
+  std::string secret;
+  uint64_t unix_time = 0;
+};
+struct AuthReply {
+  uint32_t status = 0;
+  std::string message;
+  std::string client;
+  bool admin = false;
+};
+struct ManageRequest {
+  std::vector<std::string> words;
+};
+struct ManageReply {
+  uint32_t status = 0;
+  std::string message;
+};
 
 // --- worker -> client inside a session -------------------------------------------------------------------------------
 
@@ -217,7 +261,7 @@ struct WorkerDevice {
 };
 struct Assign {
   std::string session_id;
-  std::string channel_secret;
+  std::string session_key;
   std::string lease_id;
   std::vector<WorkerDevice> devices;
   uint32_t ledger_slot = 0;
@@ -225,6 +269,7 @@ struct Assign {
   uint32_t channels = 0;
   uint32_t client_pid = 0;
   std::string program;
+  bool encrypt = false;
 };
 struct Channel {
   uint32_t index = 0;
@@ -236,6 +281,7 @@ struct WorkerReport {
   uint64_t bytes_out = 0;
   uint64_t last_call_unix_ms = 0;
   std::string reason;
+  uint32_t outstanding = 0;
 };
 // free_bytes of a probed Gpu: what leases may share on that card, contexts included (0: not measured, the whole card).
 struct ProbeReply {
@@ -274,6 +320,15 @@ std::string encode_HealthRequest(const HealthRequest& message);
 std::string encode_HealthReply(const HealthReply& message);
 std::string encode_BandwidthRequest(const BandwidthRequest& message);
 std::string encode_ErrorReply(const ErrorReply& message);
+std::string encode_ReserveReply(const ReserveReply& message);
+std::string encode_CommitRequest(const CommitRequest& message);
+std::string encode_HoldRequest(const HoldRequest& message);
+std::string encode_Challenge(const Challenge& message);
+std::string encode_Proof(const Proof& message);
+std::string encode_AuthRequest(const AuthRequest& message);
+std::string encode_AuthReply(const AuthReply& message);
+std::string encode_ManageRequest(const ManageRequest& message);
+std::string encode_ManageReply(const ManageReply& message);
 std::string encode_DataNotice(const DataNotice& message);
 std::string encode_AsyncErrorNotice(const AsyncErrorNotice& message);
 std::string encode_PrintNotice(const PrintNotice& message);
@@ -301,6 +356,15 @@ Result<HealthRequest> decode_HealthRequest(Bytes body);
 Result<HealthReply> decode_HealthReply(Bytes body);
 Result<BandwidthRequest> decode_BandwidthRequest(Bytes body);
 Result<ErrorReply> decode_ErrorReply(Bytes body);
+Result<ReserveReply> decode_ReserveReply(Bytes body);
+Result<CommitRequest> decode_CommitRequest(Bytes body);
+Result<HoldRequest> decode_HoldRequest(Bytes body);
+Result<Challenge> decode_Challenge(Bytes body);
+Result<Proof> decode_Proof(Bytes body);
+Result<AuthRequest> decode_AuthRequest(Bytes body);
+Result<AuthReply> decode_AuthReply(Bytes body);
+Result<ManageRequest> decode_ManageRequest(Bytes body);
+Result<ManageReply> decode_ManageReply(Bytes body);
 Result<DataNotice> decode_DataNotice(Bytes body);
 Result<AsyncErrorNotice> decode_AsyncErrorNotice(Bytes body);
 Result<PrintNotice> decode_PrintNotice(Bytes body);

@@ -30,13 +30,19 @@ enum class Opcode : uint16_t {
   // Client -> bfserver, and the answers (same opcode with kReply). Bodies: proto/control.proto.
   kAttach = 1,
   kJoin = 2,
-  kLease = 3,
+  kLease = 3,      // CommitRequest -> LeaseReply
   kList = 4,
   kHealth = 5,
   kPing = 6,       // answered with the same payload: latency
   kBandwidth = 7,  // bulk echo for netperf, see control.proto
   kReading = 9,    // what NVML says of the GPUs of a lease
   kError = 8,      // bfserver -> client: ErrorReply, then the connection closes
+  kReserve = 16,       // LeaseRequest -> ReserveReply
+  kHold = 17,          // HoldRequest -> LeaseReply
+  kChallenge = 18,     // bfserver -> client, answer to kAttach
+  kProof = 19,         // client -> bfserver; answered by kAttach
+  kAuthenticate = 20,  // AuthRequest -> AuthReply
+  kManage = 21,        // ManageRequest -> ManageReply + JSON payload
   // Worker -> client on the call stream.
   kData = 32,        // DataNotice + payload: bytes of a device-to-host copy
   kAsyncError = 33,  // AsyncErrorNotice: a post failed

@@ -12,13 +12,16 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
+#include "server/daemon/backup.h"
 #include "server/daemon/daemon.h"
 #include "server/daemon/log.h"
 
@@ -74,7 +77,26 @@ void detach_from_terminal(Fd ready, bool keep_stderr) {
   [[maybe_unused]] ssize_t written = ::write(ready.get(), "", 1);
 }
 
+// With --dev nothing is remembered.
+Result<std::unique_ptr<Store>> open_store(const Options& options) {
+  if (options.dev) return Store::open(":memory:");
+  const char* folder = options.state_dir.c_str();
+  if (::mkdir(folder, 0700) != 0 && errno != EEXIST) return errno_status("cannot make " + options.state_dir, errno);
+  struct stat facts {};
+  if (::stat(folder, &facts) != 0 || !S_ISDIR(facts.st_mode) || ::access(folder, W_OK) != 0)
+    return Status{StatusCode::kInvalid, options.state_dir + " is no folder that bfserver can write to; name another with --state-dir, or try --dev"};
+  if (facts.st_uid != ::geteuid() || (facts.st_mode & 077) != 0)
+    return Status{StatusCode::kInvalid, options.state_dir + " holds secrets: it must belong to bfserver's user alone (chmod 700)"};
+  return Store::open(options.state_dir + "/backfield.db");
+}
+
 Status serve(const Options& options, Fd background, std::function<Parsed()> reload) {
+  auto store = open_store(options);
+  if (!store.ok()) return store.status();
+  if (!options.restore.empty()) return restore(**store, options.state_dir, options.restore);
+  // Its folder exists only for a server that keeps state.
+  auto audit = Audit::open(!options.audit_log.empty() ? options.audit_log : options.dev ? "" : options.state_dir + "/audit.log");
+  if (!audit.ok()) return audit.status();
   auto setup = find_worker(options);
   if (!setup.ok()) return setup.status();
   auto inventory = probe(*setup, options.software_gpus > 0);
@@ -83,7 +105,8 @@ Status serve(const Options& options, Fd background, std::function<Parsed()> relo
   if (!loop.ok()) return loop.status();
   Fd signals = block_signals();
   if (!signals) return errno_status("making a signal descriptor", errno);
-  Daemon daemon(**loop, options, std::move(*setup), std::move(*inventory), std::move(signals), std::move(reload));
+  Daemon daemon(**loop, options, std::move(*setup), std::move(*inventory), std::move(*store), std::move(*audit),
+                std::move(signals), std::move(reload));
   BF_RETURN_IF_ERROR(daemon.start());
   printf("bfserver %s: %s\n", BF_VERSION, daemon.summary().c_str());
   fflush(stdout);
@@ -107,7 +130,7 @@ int main(int argc, char** argv) {
     fprintf(stderr, "bfserver: cannot write %s: %s\n", options.log_file.c_str(), strerror(errno));
     return 1;
   }
-  Fd background = options.foreground ? Fd() : leave_parent_waiting();
+  Fd background = options.foreground || !options.restore.empty() ? Fd() : leave_parent_waiting();
   log::start(options.level());
   if (Status served = serve(options, std::move(background), parse); !served.ok()) {
     fprintf(stderr, "bfserver: %s\n", served.message().c_str());

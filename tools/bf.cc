@@ -1,44 +1,39 @@
-// bf: looks at servers. `bf list`, `bf smi`, `bf health`, `bf netperf SERVER`, `bf version`. Answers go to standard output, as a
-// table for people or, with --json, for programs; complaints go to standard error.
+// bf: looks at servers, and at what is borrowed from them. Answers go to standard output, as a table for people or, with
+// --json, for programs; complaints go to standard error.
+#include "tools/bf.h"
+
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
-#include <cstdio>
-#include <nlohmann/json.hpp>
-
 #include "base/log.h"
+#include "tools/localhealth.h"
 #include "tools/netperf.h"
 #include "tools/servers.h"
 #include "tools/smi.h"
-#include "tools/table.h"
 
 namespace bf::tools {
 namespace {
 
 using nlohmann::json;
 
-constexpr auto kAnswerTime = std::chrono::milliseconds(5000);
-constexpr int kFailed = 1;  // no server answered, or one is ill
 constexpr const char* kFooter =
     "\nExamples:\n"
     "  bf list                        what can be borrowed, from all known servers\n"
     "  bf smi                         the GPUs at work: temperature, power, load, memory; under bfrun, those borrowed\n"
     "  bf health --server gpu7        is that server well, and if not, what to do\n"
     "  bf netperf gpu7                latency and bandwidth to it\n"
+    "  bf request -n 2 -m 4096 --ttl 2h\n"
+    "  bf client --lease ID -- ./program\n"
+    "  bf release ID\n"
+    "  bf token create alice --expires 90d        on the server: who may borrow\n"
     "\nServers come from --server, $BF_SERVERS, ~/.backfield/servers.conf or /etc/backfield/servers.conf.\n";
 
 struct Options {
-  std::vector<std::string> servers;
-  std::string servers_file;
+  ServerOptions where;
   std::string netperf_server;
   bool as_json = false;
 };
 
 uint64_t mib(uint64_t bytes) { return bytes >> 20; }
-
-void print(const Table& table) { fputs(table.render(::isatty(STDOUT_FILENO)).c_str(), stdout); }
-void print(const json& value) { puts(value.dump(2).c_str()); }
-void complain(const std::string& text) { fprintf(stderr, "bf: %s\n", text.c_str()); }
 
 json error_json(const transport::Address& server, const Status& status) {
   return {{"address", server.to_string()}, {"error", status.message()}};
@@ -92,7 +87,7 @@ void add_rows(Table& table, const Answer& answer) {
 }
 
 int list(const Options& options, const std::vector<transport::Address>& servers) {
-  auto answers = ask_servers(servers, kAnswerTime);
+  auto answers = survey(servers, kAnswerTime);
   Table table({"SERVER", "GPU", "NAME", "MIB", "FREE", "LEASES", "STATE"});
   json all = json::array();
   bool any = false;
@@ -112,7 +107,7 @@ int list(const Options& options, const std::vector<transport::Address>& servers)
 }
 
 int smi(const Options& options, const std::vector<transport::Address>& servers) {
-  auto answers = ask_servers(servers, kAnswerTime, true);
+  auto answers = survey(servers, kAnswerTime, {}, true);
   bool any = false;
   for (auto& answer : answers) {
     any |= answer.status.ok();
@@ -125,33 +120,50 @@ int smi(const Options& options, const std::vector<transport::Address>& servers) 
   return any ? 0 : kFailed;
 }
 
-int health(const Options& options, const std::vector<transport::Address>& servers) {
+// Adds one server's checks to the table and returns them as JSON; kFailed goes into `result` if one failed.
+json add_checks(Table& table, const std::string& where, const std::vector<control::HealthCheck>& checks, int* result) {
   constexpr const char* kGrades[] = {"pass", "marginal", "fail"};
   constexpr Colour kColours[] = {Colour::kGreen, Colour::kYellow, Colour::kRed};
+  json all = json::array();
+  for (auto& check : checks) {
+    uint32_t grade = std::min(check.grade, uint32_t(control::Grade::kFail));
+    if (grade == uint32_t(control::Grade::kFail)) *result = kFailed;
+    all.push_back({{"name", check.name}, {"grade", kGrades[grade]}, {"note", check.note}});
+    table.add({{where}, {printable(check.name)}, {kGrades[grade], kColours[grade]}, {printable(check.note)}});
+  }
+  return all;
+}
+
+int health(const Options& options, const std::vector<transport::Address>& servers) {
   Table table({"SERVER", "CHECK", "GRADE", "NOTE"});
   json all = json::array();
   int result = 0;
-  for (auto& server : servers) {
-    auto body = ask(server, Opcode::kHealth, control::encode_HealthRequest({}), kAnswerTime);
+  for (auto& answer : survey(servers, kAnswerTime)) {
+    auto body = answer.status.ok() ? answer.remote->ask(Opcode::kHealth, control::encode_HealthRequest({}), control::deadline_in(kAnswerTime))
+                                   : Result<std::string>(answer.status);
     auto reply = body.ok() ? control::decode_HealthReply(control::as_bytes(*body)) : body.status();
     if (!reply.ok()) {
       result = kFailed;
       complain(reply.status().message());
-      all.push_back(error_json(server, reply.status()));
+      all.push_back(error_json(answer.server, reply.status()));
       continue;
     }
-    json checks = json::array();
-    for (auto& check : reply->checks) {
-      uint32_t grade = std::min(check.grade, uint32_t(control::Grade::kFail));
-      if (grade == uint32_t(control::Grade::kFail)) result = kFailed;
-      checks.push_back({{"name", check.name}, {"grade", kGrades[grade]}, {"note", check.note}});
-      table.add(
-          {{server.to_string()}, {printable(check.name)}, {kGrades[grade], kColours[grade]}, {printable(check.note)}});
-    }
-    all.push_back({{"address", server.to_string()}, {"checks", checks}});
+    const std::string name = answer.server.to_string();
+    all.push_back({{"address", name}, {"checks", add_checks(table, name, reply->checks, &result)}});
   }
   if (options.as_json)
     print(json{{"servers", all}});
+  else
+    print(table);
+  return result;
+}
+
+int local_health(const Options& options) {
+  Table table({"WHERE", "CHECK", "GRADE", "NOTE"});
+  int result = 0;
+  json checks = add_checks(table, "here", check_local_health(), &result);
+  if (options.as_json)
+    print(json{{"checks", checks}});
   else
     print(table);
   return result;
@@ -193,47 +205,51 @@ int netperf(const Options& options) {
   return 0;
 }
 
-int run(const CLI::App& app, const Options& options) {
-  if (app.got_subcommand("version")) {
-    if (options.as_json)
-      print(json{{"version", BF_VERSION}, {"protocol", control::kProtocolVersion}});
-    else
-      printf("bf %s, protocol %u\n", BF_VERSION, control::kProtocolVersion);
-    return 0;
-  }
-  if (app.got_subcommand("netperf")) return netperf(options);
-  bool named = !options.servers.empty() || !options.servers_file.empty();
-  if (app.got_subcommand("smi") && under_lease() && !named) return lease_smi(options.as_json, ::isatty(STDOUT_FILENO));
-  auto servers = find_servers(options.servers, options.servers_file);
-  if (!servers.ok()) return complain(servers.status().message()), 2;
-  if (app.got_subcommand("smi")) return smi(options, *servers);
-  return app.got_subcommand("list") ? list(options, *servers) : health(options, *servers);
+int version(const Options& options) {
+  if (options.as_json)
+    print(json{{"version", BF_VERSION}, {"protocol", control::kProtocolVersion}});
+  else
+    printf("bf %s, protocol %u\n", BF_VERSION, control::kProtocolVersion);
+  return 0;
 }
 
 int main(int argc, char** argv) {
   Options options;
-  CLI::App app("Looks at Backfield servers.", "bf");
+  CLI::App app("Looks at Backfield servers, and at what is borrowed from them.", "bf");
   app.footer(kFooter);
   app.set_help_flag("-h,--help", "This text");
   app.set_version_flag("--version", "bf " BF_VERSION);
   app.require_subcommand(1);
+  Commands commands{app};
   auto with_json = [&](CLI::App* sub) {
     sub->add_flag("--json", options.as_json, "For programs");
     return sub;
   };
-  for (CLI::App* sub : {with_json(app.add_subcommand("list", "What can be borrowed")),
-                        with_json(app.add_subcommand("smi", "The GPUs at work; under bfrun, those borrowed")),
-                        with_json(app.add_subcommand("health", "Whether servers are well, and what to do if not"))}) {
-    sub->add_option("--server", options.servers, "This server; repeatable")
-        ->expected(1, 1024)
-        ->allow_extra_args(false)
-        ->type_name("HOST[:PORT]");
-    sub->add_option("--servers", options.servers_file, "The servers in this file")->type_name("FILE");
-  }
-  with_json(app.add_subcommand("netperf", "Latency and bandwidth to a server"))
+  auto on_servers = [&](int (*command)(const Options&, const std::vector<transport::Address>&)) {
+    return [&options, command] {
+      auto servers = find_servers(options.where.servers, options.where.servers_file);
+      if (!servers.ok()) return complain(servers.status().message()), 2;
+      return command(options, *servers);
+    };
+  };
+  describe(*with_json(commands.add("list", "What can be borrowed", on_servers(list))), options.where);
+  describe(*with_json(commands.add("health", "Whether servers are well, and what to do if not", on_servers(health))),
+           options.where);
+  with_json(commands.add("localhealth", "Whether this machine is well as a client", [&] { return local_health(options); }));
+  describe(*with_json(commands.add("smi", "The GPUs at work; under bfrun, those borrowed",
+                                   [&options, pool = on_servers(smi)] {
+                                     bool named = !options.where.servers.empty() || !options.where.servers_file.empty();
+                                     if (under_lease() && !named) return lease_smi(options.as_json, ::isatty(STDOUT_FILENO));
+                                     return pool();
+                                   })),
+           options.where);
+  add_lease_commands(commands);
+  add_token_commands(commands);
+  add_admin_commands(commands);
+  with_json(commands.add("netperf", "Latency and bandwidth to a server", [&] { return netperf(options); }))
       ->add_option("SERVER", options.netperf_server, "HOST[:PORT]")
       ->required();
-  with_json(app.add_subcommand("version", "Version of this program"));
+  with_json(commands.add("version", "Version of this program", [&] { return version(options); }));
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {
@@ -242,10 +258,32 @@ int main(int argc, char** argv) {
     fprintf(stderr, "bf: %s\nType for example: bf list --server HOST   (bf --help says more)\n", error.what());
     return 2;
   }
-  return run(app, options);
+  for (auto& [sub, action] : commands.actions)
+    if (sub->parsed()) return action();
+  return 2;
 }
 
 }  // namespace
+
+void print(const Table& table) { fputs(table.render(::isatty(STDOUT_FILENO)).c_str(), stdout); }
+void print(const json& value) { puts(value.dump(2).c_str()); }
+void complain(const std::string& text) { fprintf(stderr, "bf: %s\n", text.c_str()); }
+
+std::vector<Answer> reachable(const ServerOptions& options) {
+  std::vector<Answer> answers;
+  auto servers = find_servers(options.servers, options.servers_file);
+  if (!servers.ok()) return complain(servers.status().message()), answers;
+  for (auto& answer : survey(*servers, kAnswerTime)) {
+    if (answer.status.ok())
+      answers.push_back(std::move(answer));
+    else
+      complain(answer.status.message());
+  }
+  return answers;
+}
+
+int bf_main(int argc, char** argv) { return main(argc, argv); }
+
 }  // namespace bf::tools
 
-int main(int argc, char** argv) { return bf::tools::main(argc, argv); }
+int main(int argc, char** argv) { return bf::tools::bf_main(argc, argv); }

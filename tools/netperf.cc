@@ -11,6 +11,7 @@
 
 #include "proto/control.h"
 #include "proto/control_channel.h"
+#include "tools/remote.h"
 
 namespace bf::tools {
 namespace {
@@ -34,24 +35,24 @@ void spin_until_readable(int socket) {
     if (::recv(socket, &byte, 1, MSG_DONTWAIT | MSG_PEEK) >= 0 || errno != EAGAIN) return;
 }
 
-Status ping(int socket, const std::string& payload) {
+Status ping(Remote& remote, const std::string& payload) {
   auto deadline = control::deadline_in(kPatience);
-  BF_RETURN_IF_ERROR(control::send_frame(socket, Opcode::kPing, 0, {}, payload, deadline));
-  spin_until_readable(socket);
-  auto frame = control::receive_frame(socket, deadline);
+  BF_RETURN_IF_ERROR(control::send_frame(remote.wire(), Opcode::kPing, 0, {}, payload, deadline));
+  spin_until_readable(remote.fd());
+  auto frame = control::receive_frame(remote.wire(), deadline);
   if (!frame.ok()) return frame.status();
   if (frame->opcode != Opcode::kPing || frame->payload != payload)
     return {StatusCode::kInvalid, "the server did not return what it was sent"};
   return {};
 }
 
-Status measure_latency(int socket, PathResult& result) {
+Status measure_latency(Remote& remote, PathResult& result) {
   std::string payload(kPingBytes, 'b');
-  for (int i = 0; i < kWarmUpRounds; i++) BF_RETURN_IF_ERROR(ping(socket, payload));
+  for (int i = 0; i < kWarmUpRounds; i++) BF_RETURN_IF_ERROR(ping(remote, payload));
   std::vector<double> times_us;
   for (int i = 0; i < kRounds; i++) {
     auto start = Clock::now();
-    BF_RETURN_IF_ERROR(ping(socket, payload));
+    BF_RETURN_IF_ERROR(ping(remote, payload));
     times_us.push_back(seconds_since(start) * 1e6);
   }
   std::sort(times_us.begin(), times_us.end());
@@ -62,32 +63,32 @@ Status measure_latency(int socket, PathResult& result) {
 }
 
 // Sends `payload` and asks for `back` bytes; returns when all of them have come.
-Status exchange(int socket, const std::string& payload, uint64_t back) {
+Status exchange(Remote& remote, const std::string& payload, uint64_t back) {
   auto request = control::encode_BandwidthRequest({back});
   BF_RETURN_IF_ERROR(
-      control::send_frame(socket, Opcode::kBandwidth, 0, request, payload, control::deadline_in(kPatience)));
+      control::send_frame(remote.wire(), Opcode::kBandwidth, 0, request, payload, control::deadline_in(kPatience)));
   std::vector<char> buffer(1 << 20);
   for (uint64_t got = 0;;) {
-    auto header = control::receive_header(socket, control::deadline_in(kPatience));
+    auto header = control::receive_header(remote.wire(), control::deadline_in(kPatience));
     if (!header.ok()) return header.status();
     if (header->opcode != uint16_t(Opcode::kBandwidth) || header->body_bytes != 0 ||
         header->payload_bytes > buffer.size())
       return {StatusCode::kInvalid, "the server did not answer as netperf expects"};
     BF_RETURN_IF_ERROR(
-        control::receive_exactly(socket, buffer.data(), header->payload_bytes, control::deadline_in(kPatience)));
+        remote.wire().receive(buffer.data(), header->payload_bytes, control::deadline_in(kPatience)));
     got += header->payload_bytes;
     if (got >= back) return {};
     if (header->payload_bytes == 0) return {StatusCode::kInvalid, "the server sent less than it was asked for"};
   }
 }
 
-Status measure_bandwidth(int socket, PathResult& result) {
+Status measure_bandwidth(Remote& remote, PathResult& result) {
   std::string block(limits::kPayloadBytes, '\0');
   auto start = Clock::now();
-  for (uint64_t sent = 0; sent < kBulkBytes; sent += block.size()) BF_RETURN_IF_ERROR(exchange(socket, block, 0));
+  for (uint64_t sent = 0; sent < kBulkBytes; sent += block.size()) BF_RETURN_IF_ERROR(exchange(remote, block, 0));
   result.to_server_mib_s = double(kBulkBytes >> 20) / seconds_since(start);
   start = Clock::now();
-  BF_RETURN_IF_ERROR(exchange(socket, {}, kBulkBytes));
+  BF_RETURN_IF_ERROR(exchange(remote, {}, kBulkBytes));
   result.from_server_mib_s = double(kBulkBytes >> 20) / seconds_since(start);
   return {};
 }
@@ -95,12 +96,12 @@ Status measure_bandwidth(int socket, PathResult& result) {
 }  // namespace
 
 Result<PathResult> measure(const transport::Address& address) {
-  auto socket = transport::dial(address, kPatience);
-  if (!socket.ok()) return socket.status();
+  auto remote = Remote::open(address, control::deadline_in(kPatience));
+  if (!remote.ok()) return remote.status();
   PathResult result;
   result.path = address.unix_name.empty() ? "tcp" : "unix";
-  BF_RETURN_IF_ERROR(measure_latency(socket->get(), result));
-  BF_RETURN_IF_ERROR(measure_bandwidth(socket->get(), result));
+  BF_RETURN_IF_ERROR(measure_latency(**remote, result));
+  BF_RETURN_IF_ERROR(measure_bandwidth(**remote, result));
   return result;
 }
 

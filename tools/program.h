@@ -8,6 +8,7 @@
 namespace bf::tools {
 
 // Exit statuses as shells use them.
+inline constexpr int kTryAgain = 75;  // EX_TEMPFAIL of sysexits.h
 inline constexpr int kBackfieldFailed = 125;
 inline constexpr int kCannotExecute = 126;
 inline constexpr int kNotFound = 127;

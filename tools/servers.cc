@@ -1,17 +1,16 @@
 #include "tools/servers.h"
 
+#include <yaml-cpp/yaml.h>
+
 #include <algorithm>
-#include <atomic>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
-#include <thread>
 
 namespace bf::tools {
 namespace {
 
 constexpr size_t kServers = 1024;    // a pool of that size wants a pool manager, not a file
-constexpr size_t kAskedAtOnce = 64;  // threads
 constexpr size_t kFileBytes = 1 << 20;
 
 Result<std::vector<transport::Address>> parse_words(const std::vector<std::string>& words, const std::string& name) {
@@ -41,9 +40,45 @@ Result<std::vector<transport::Address>> read_servers(const std::string& path, bo
   return parse_servers(text, path);
 }
 
+bool is_yaml(const std::string& text) {
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);)
+    if (line.starts_with("servers:")) return true;
+  return false;
+}
+
+// Appends the address, or the addresses of a list.
+Status collect(const YAML::Node& node, const std::string& name, std::vector<std::string>& words) {
+  if (node.IsScalar()) {
+    words.push_back(node.Scalar());
+    return {};
+  }
+  if (node.IsSequence()) {
+    for (const auto& entry : node) BF_RETURN_IF_ERROR(collect(entry, name, words));
+    return {};
+  }
+  if (node.IsMap())
+    for (const char* key : {"address", "addresses", "reachable"})
+      if (node[key]) return collect(node[key], name, words);
+  return {StatusCode::kInvalid, name + ":" + std::to_string(node.Mark().line + 1) +
+                                    ": write an address, or a map with 'address', 'addresses' or 'reachable'"};
+}
+
+Result<std::vector<transport::Address>> parse_yaml(const std::string& text, const std::string& name) {
+  std::vector<std::string> words;
+  try {
+    YAML::Node servers = YAML::Load(text)["servers"];
+    if (servers && !servers.IsNull()) BF_RETURN_IF_ERROR(collect(servers, name, words));
+  } catch (const YAML::Exception& error) {
+    return Status{StatusCode::kInvalid, name + ":" + std::to_string(error.mark.line + 1) + ": " + error.msg};
+  }
+  return parse_words(words, name);
+}
+
 }  // namespace
 
 Result<std::vector<transport::Address>> parse_servers(const std::string& text, const std::string& name) {
+  if (is_yaml(text)) return parse_yaml(text, name);
   std::vector<transport::Address> servers;
   std::istringstream lines(text);
   std::string line;
@@ -87,51 +122,6 @@ Result<std::vector<transport::Address>> find_servers(const std::vector<std::stri
   return Status{StatusCode::kInvalid,
                 "no server is known: say --server HOST[:PORT], set BF_SERVERS, or write one host[:port] per line into "
                 "~/.backfield/servers.conf or /etc/backfield/servers.conf"};
-}
-
-Result<std::string> ask(const transport::Address& server, Opcode opcode, const std::string& body,
-                        std::chrono::milliseconds time) {
-  auto deadline = control::deadline_in(time);
-  auto socket = transport::dial(server, time);
-  if (!socket.ok()) return socket.status();
-  return control::round_trip(socket->get(), opcode, body, deadline);
-}
-
-std::vector<Answer> ask_servers(const std::vector<transport::Address>& servers, std::chrono::milliseconds time,
-                                bool sampled) {
-  std::vector<Answer> answers(servers.size());
-  auto ask_one = [&](size_t i) {
-    answers[i].server = servers[i];
-    auto body = ask(servers[i], Opcode::kList, control::encode_ListRequest({sampled}), time);
-    if (body.ok()) {
-      auto list = control::decode_ListReply(control::as_bytes(*body));
-      if (list.ok())
-        answers[i].list = std::move(*list);
-      else
-        answers[i].status = list.status();
-    } else {
-      answers[i].status = body.status();
-    }
-  };
-  if (servers.size() == 1) {
-    ask_one(0);
-    return answers;
-  }
-  std::atomic<size_t> next{0};
-  std::vector<std::thread> threads;
-  for (size_t t = 0; t < std::min(servers.size(), kAskedAtOnce); t++)
-    threads.emplace_back([&] {
-      for (size_t i; (i = next++) < servers.size();) ask_one(i);
-    });
-  for (auto& thread : threads) thread.join();
-  return answers;
-}
-
-std::string printable(const std::string& text) {
-  std::string safe = text;
-  for (char& c : safe)
-    if (uint8_t(c) < 0x20 || c == 0x7f) c = '?';
-  return safe;
 }
 
 }  // namespace bf::tools

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "tools/servers.h"
+#include "tools/survey.h"
 
 namespace bf::tools {
 

@@ -14,6 +14,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/fd.h"
@@ -136,6 +137,10 @@ Result<Fd> listen(const Address& address, int backlog);
 
 // tcp: `calls`, `side` and at least one bulk connection, all connected to the same peer.
 std::unique_ptr<Link> make_tcp_link(Fd calls, Fd side, std::vector<Fd> bulk);
+// The same with TLS 1.3 on every connection, by keys made of the session's (proto/secrets.h). kDenied if the peer does
+// not have it.
+Result<std::unique_ptr<Link>> make_tls_link(Fd calls, Fd side, std::vector<Fd> bulk, std::string_view session_key,
+                                            bool server, std::chrono::milliseconds timeout);
 
 // shm: over one connected Unix socket. The worker offers (makes the memfd and sends it), the client accepts.
 // The socket stays open for as long as the link lives: its hang-up is how a dead peer is noticed.

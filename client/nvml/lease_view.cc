@@ -4,6 +4,7 @@
 
 #include "base/limits.h"
 #include "proto/control_channel.h"
+#include "proto/secrets.h"
 
 namespace bf::client {
 
@@ -55,7 +56,7 @@ Status LeaseView::refresh(size_t index, bool sampled) {
   auto fresh = devices_[index] ? std::make_shared<Device>(*devices_[index]) : std::make_shared<Device>();
   control::ReadingRequest request;
   request.lease_id = settings_.lease;
-  request.secret = settings_.secret;
+  request.proof = secrets::reading_proof(settings_.secret);
   request.device = uint32_t(index);
   request.sampled = sampled;
   request.facts_seen = fresh->books.facts_version;

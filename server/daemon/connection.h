@@ -5,15 +5,25 @@
 // moves at most kBudgetBytes. Owned by its Owner; lives on the event loop's thread.
 #pragma once
 
+#include <sys/types.h>
+
 #include <chrono>
 #include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
 #include <string>
 
 #include "base/fd.h"
 #include "proto/control_channel.h"
 #include "server/daemon/event_loop.h"
+#include "server/daemon/identity.h"
+#include "transport/tls.h"
 
 namespace bf::daemon {
+
+// The user at the other end of a Unix socket.
+std::optional<uid_t> peer_uid(int socket);
 
 class Connection {
  public:
@@ -29,7 +39,10 @@ class Connection {
     virtual void on_lost(Connection& connection, const Status& why) = 0;
   };
 
-  Connection(EventLoop& loop, Fd socket, uint64_t id, bool local, Owner& owner);
+  // With a certificate, a peer that begins with a TLS handshake gets one; others stay plain, as the processes do that
+  // are going to attach.
+  Connection(EventLoop& loop, Fd socket, uint64_t id, bool local,
+             std::shared_ptr<transport::Tls::Certificate> certificate, Owner& owner);
   ~Connection();
   Connection(const Connection&) = delete;
 
@@ -37,7 +50,12 @@ class Connection {
 
   uint64_t id() const { return id_; }
   bool local() const { return local_; }  // came over the Unix socket
+  bool encrypted() const { return tls_ != nullptr; }
+  bool loopback() const;                 // the bytes never leave this machine
   const std::string& peer() const { return peer_; }
+  uid_t peer_uid() const { return daemon::peer_uid(socket_.get()).value_or(uid_t(-1)); }
+  Identity& identity() { return identity_; }
+  bool busy() const { return held_ || sending(); }  // with an earlier request
 
   void reply(Opcode opcode, std::string body, std::string payload = {});
   // Payload frames of together `bytes` zero bytes (one empty frame if 0).
@@ -54,7 +72,7 @@ class Connection {
   void close();
 
   // A connection that keeps a lease may be silent; others must speak within limits::kHandshakeTimeoutMs.
-  void keep() { kept_ = true; }
+  void keep(bool kept = true) { kept_ = kept; }
   bool kept() const { return kept_; }
   bool overdue(EventLoop::Clock::time_point now) const;
   EventLoop::Clock::time_point last_progress() const { return last_progress_; }
@@ -62,12 +80,17 @@ class Connection {
  private:
   enum class Stage { kHeader, kBody, kPayload };
   void on_events(uint32_t events);
+  bool recognise();  // plain or TLS; false: nothing to read yet, or it is over
   void read_some();
+  void read_plain();
+  void read_encrypted();
+  // Where the next bytes of the frame belong; `sink` takes those nobody wants.
+  std::span<char> wanted(std::span<char> sink);
   bool step(size_t bytes);  // `bytes` arrived; true when a frame was delivered
   void deliver();
   void write_some();
-  bool busy() const { return held_ || sending(); }
-  bool sending() const { return !out_.empty() || zeroes_ > 0 || stream_ > 0; }
+  bool send_some(size_t& budget);  // false: the socket takes no more for now, or it is over
+  bool sending() const { return !out_.empty() || zeroes_ > 0 || stream_ > 0 || !cipher_.empty(); }
   void update_interest();
   void lose(const Status& why);
 
@@ -77,6 +100,7 @@ class Connection {
   const bool local_;
   Owner& owner_;
   std::string peer_;
+  Identity identity_;
   bool kept_ = false;
   bool closing_ = false;
   bool held_ = false;
@@ -94,6 +118,12 @@ class Connection {
   size_t zeroes_ = 0;    // of the current payload frame, still to send
   uint64_t stream_ = 0;  // of later payload frames
   Opcode stream_opcode_{};
+
+  std::shared_ptr<transport::Tls::Certificate> certificate_;  // until it is known what the peer speaks
+  std::unique_ptr<transport::Tls> tls_;
+  bool shaken_ = false;  // hands
+  std::string raw_;      // as it came; what the engine has not taken yet lies here
+  std::string cipher_;   // to be sent
 };
 
 }  // namespace bf::daemon

@@ -10,10 +10,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <ctime>
 
+#include "base/random.h"
 #include "server/daemon/health.h"
 #include "server/daemon/log.h"
-#include "server/daemon/random.h"
 #include "transport/transport.h"
 
 namespace bf::daemon {
@@ -59,17 +60,20 @@ size_t raise_file_limit() {
 
 }  // namespace
 
-Daemon::Daemon(EventLoop& loop, Options options, WorkerSetup setup, Inventory inventory, Fd signals,
-               std::function<Parsed()> reload)
+Daemon::Daemon(EventLoop& loop, Options options, WorkerSetup setup, Inventory inventory, std::unique_ptr<Store> store,
+               Audit audit, Fd signals, std::function<Parsed()> reload)
     : loop_(loop),
       options_(std::move(options)),
       setup_(std::move(setup)),
       inventory_(std::move(inventory)),
+      store_(std::move(store)),
+      audit_(std::move(audit)),
       signals_(std::move(signals)),
       reload_(std::move(reload)),
       leases_(inventory_.gpus),
       workers_(loop, setup_, inventory_.gpus, *this),
-      monitor_(loop, setup_, inventory_.gpus) {
+      monitor_(loop, setup_, inventory_.gpus),
+      server_id_(random_id()) {
   size_t files = raise_file_limit();
   size_t spare = std::min(kSpareDescriptors, files / 2);
   max_connections_ = std::min<size_t>(limits::kIdleConnections, files - spare);
@@ -83,17 +87,29 @@ Daemon::~Daemon() {
 // --- life ------------------------------------------------------------------------------------------------------------
 
 Status Daemon::start() {
-  if (options_.dev && options_.insecure)
-    return {StatusCode::kInvalid, "--dev and --insecure contradict each other: --dev never leaves this machine"};
+  BF_RETURN_IF_ERROR(load_certificates());
   if (options_.listen.empty()) options_.listen.push_back("127.0.0.1:" + std::to_string(kDefaultPort));
   for (auto& address : options_.listen) BF_RETURN_IF_ERROR(open_listener(address));
   BF_RETURN_IF_ERROR(loop_.watch(signals_.get(), EPOLLIN, [this](uint32_t) { on_signal(); }));
+  audit_.write("started", {{"version", std::string(BF_VERSION)}, {"gpus", int64_t(inventory_.gpus.size())}});
   sweep();
   // After the readiness line: forking workers must not delay it.
   loop_.after({}, [this] {
     workers_.keep_warm(options_.warm_workers);
     monitor_.start();
   });
+  return {};
+}
+
+Status Daemon::load_certificates() {
+  if (options_.dev) return {};
+  bool own = !options_.tls_certificate.empty();
+  if (own != !options_.tls_key.empty() || own != !options_.tls_ca.empty())
+    return {StatusCode::kInvalid, "--tls-certificate, --tls-key and --tls-ca belong together: give all three or none"};
+  auto loaded = own ? load_credentials(options_.tls_certificate, options_.tls_key, options_.tls_ca)
+                    : make_credentials(options_.state_dir, options_.server_name.empty() ? host_name() : options_.server_name);
+  if (!loaded.ok()) return loaded.status();
+  credentials_ = std::move(*loaded);
   return {};
 }
 
@@ -114,15 +130,8 @@ Status Daemon::open_listener(const std::string& text) {
     return {StatusCode::kInvalid, "--listen takes HOST:PORT; the Unix socket comes with it by itself"};
   auto socket = transport::listen(*address, SOMAXCONN);
   if (!socket.ok()) return socket.status();
-  if (!is_loopback(socket->get())) {
-    if (options_.dev) return {StatusCode::kInvalid, text + " is not a loopback address, and --dev allows no other"};
-    if (!options_.insecure)
-      return {StatusCode::kInvalid,
-              text +
-                  " can be reached from other machines, and nobody would be authenticated: listen "
-                  "on 127.0.0.1, or say --insecure if this network is trusted"};
-    log::warn("{} is open to everybody who can reach it", text);
-  }
+  if (options_.dev && !is_loopback(socket->get()))
+    return {StatusCode::kInvalid, text + " is not a loopback address, and --dev allows no other"};
   address->port = bound_port(socket->get());
   transport::Address local;
   local.unix_name = "backfield." + std::to_string(address->port);
@@ -157,12 +166,12 @@ void Daemon::on_signal() {
       return reload();
     case SIGTERM:
     case SIGINT:
-      return draining_ ? end_now(true) : begin_drain();
+      return stopping_ ? end_now(true) : begin_drain();
   }
 }
 
 void Daemon::begin_drain() {
-  draining_ = true;
+  draining_ = stopping_ = true;
   size_t sessions = workers_.serving();
   log::info("ending{}", sessions == 0 ? ""
                                       : fmt::format(": {} sessions may go on for {} s; a second signal ends them now",
@@ -179,7 +188,7 @@ void Daemon::end_now(bool at_once) {
 }
 
 void Daemon::stop_if_drained() {
-  if (draining_ && workers_.size() == 0) loop_.stop();
+  if (stopping_ && workers_.size() == 0) loop_.stop();
 }
 
 void Daemon::reload() {
@@ -195,14 +204,19 @@ void Daemon::reload() {
   keep("software-gpus", options_.software_gpus, fresh.software_gpus);
   keep("software-memory", options_.software_memory_mib, fresh.software_memory_mib);
   keep("worker", options_.worker, fresh.worker);
+  keep("state-dir", options_.state_dir, fresh.state_dir);
   keep("worker-user", options_.worker_user, fresh.worker_user);
   keep("log-file", options_.log_file, fresh.log_file);
   options_.log_level = fresh.log_level;
   options_.warm_workers = fresh.warm_workers;
   options_.drain_seconds = fresh.drain_seconds;
   options_.server_name = fresh.server_name;
+  options_.encryption = fresh.encryption;
+  options_.idle_timeout_s = fresh.idle_timeout_s;
+  options_.auto_release_s = fresh.auto_release_s;
   log::set_level(options_.level());
-  if (!draining_) workers_.keep_warm(options_.warm_workers);
+  if (Status loaded = load_certificates(); !loaded.ok()) log::error("the certificates stay as they were: {}", loaded.message());
+  if (!stopping_) workers_.keep_warm(options_.warm_workers);
   log::info("configuration read again");
 }
 
@@ -217,7 +231,8 @@ void Daemon::accept_some(Listener& listener) {
     if (connections_.size() >= max_connections_ && unattached() >= max_connections_) evict_oldest();
     uint64_t id = next_connection_++;
     Connection::Owner& owner = *this;
-    auto connection = std::make_unique<Connection>(loop_, std::move(socket), id, listener.local, owner);
+    auto connection = std::make_unique<Connection>(loop_, std::move(socket), id, listener.local, credentials_.certificate, owner);
+    connection->identity() = identify(*connection);
     if (connection->start().ok()) connections_[id] = std::move(connection);
   }
 }
@@ -225,10 +240,39 @@ void Daemon::accept_some(Listener& listener) {
 // With --dev, the Unix socket is for the user who started bfserver (and root).
 bool Daemon::welcome(int socket, bool local) const {
   if (!local || !options_.dev) return true;
-  ucred peer{};
-  socklen_t bytes = sizeof peer;
-  if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) < 0) return false;
-  return peer.uid == 0 || peer.uid == ::geteuid();
+  auto uid = peer_uid(socket);
+  return uid && (*uid == 0 || *uid == ::geteuid());
+}
+
+// With --dev everybody who gets this far is the same client and may do everything. Else the Unix socket tells who is at
+// the other end: whoever could replace bfserver anyway may manage it. All others have to show a token.
+Identity Daemon::identify(const Connection& connection) const {
+  Identity who;
+  who.admin = options_.dev ||
+              (connection.local() && (connection.peer_uid() == 0 || connection.peer_uid() == ::geteuid()));
+  who.known = who.admin;
+  return who;
+}
+
+void Daemon::authenticate(Connection& connection, const std::string& body) {
+  auto request = control::decode_AuthRequest(control::as_bytes(body));
+  if (!request.ok()) return refuse(connection, request.status());
+  const std::string address = connection.peer().substr(0, connection.peer().rfind(':'));
+  auto now = EventLoop::Clock::now();
+  control::AuthReply reply;
+  if (auto pause = guesses_.pause(address, now)) {
+    reply.status = uint32_t(StatusCode::kDenied);
+    reply.message = fmt::format("authentication required: too many wrong tokens came from this address; try again in {} s", pause->count());
+  } else {
+    reply = check_token(*store_, *request, ::time(nullptr), &connection.identity());
+    if (reply.status != 0) {
+      guesses_.failed(address, now);
+      log::warn("{}: {}", connection.peer(), reply.message);
+      audit_.write("authentication-failed", {{"peer", connection.peer()}, {"token", request->token_id}, {"why", reply.message}});
+    }
+  }
+  if (reply.status != 0) return connection.reply_and_close(Opcode::kAuthenticate, kReply, control::encode_AuthReply(reply));
+  connection.reply(Opcode::kAuthenticate, control::encode_AuthReply(reply));
 }
 
 // Makes room for a newcomer: honest clients speak at once, so the longest silent one goes.
@@ -264,13 +308,15 @@ void Daemon::sweep() {
     Connection& connection = *(it++)->second;
     if (connection.overdue(now)) on_lost(connection, {StatusCode::kTimeout, "it said nothing for too long"});
   }
+  check_leases();
   loop_.after(kSweepPeriod, [this] { sweep(); });
 }
 
 void Daemon::on_lost(Connection& connection, const Status& why) {
   log::debug("{}: {}", connection.peer(), why.message());
-  if (connection.kept())
-    if (Lease* lease = leases_.find_by_connection(connection.id())) end_lease(*lease);
+  if (Lease* lease = leases_.find_by_connection(connection.id())) on_holder_lost(connection, *lease);
+  waiting_.forget(connection.id());
+  attaching_.erase(connection.id());
   drop(connection);
 }
 
@@ -282,6 +328,19 @@ void Daemon::drop(Connection& connection) {
 // --- requests --------------------------------------------------------------------------------------------------------
 
 void Daemon::on_frame(Connection& connection, control::Frame frame) {
+  bool proves_itself = frame.opcode == Opcode::kAttach || frame.opcode == Opcode::kProof || frame.opcode == Opcode::kJoin ||
+                       frame.opcode == Opcode::kReading;
+  if (proves_itself && connection.encrypted())
+    return refuse(connection, {StatusCode::kInvalid, "a session begins on a connection of its own"});
+  if (frame.opcode == Opcode::kAuthenticate && connection.encrypted()) return authenticate(connection, frame.body);
+  if (!connection.identity().known && !proves_itself)
+    return refuse(connection, {StatusCode::kDenied, "authentication required"});
+  // Tokens end while connections live.
+  if (const Identity& who = connection.identity(); connection.encrypted()) {
+    const Token* token = store_->token(who.token_id);
+    if (token == nullptr || token->disabled || (token->expires != 0 && ::time(nullptr) >= token->expires))
+      return refuse(connection, {StatusCode::kDenied, "authentication required: the token has ended"});
+  }
   switch (frame.opcode) {
     case Opcode::kPing:
       return connection.reply(Opcode::kPing, {}, std::move(frame.payload));
@@ -295,11 +354,19 @@ void Daemon::on_frame(Connection& connection, control::Frame frame) {
     case Opcode::kReading:
       return read(connection, frame.body);
     case Opcode::kHealth:
-      return connection.reply(Opcode::kHealth, control::encode_HealthReply({check_health(inventory_, setup_, monitor_)}));
+      return connection.reply(Opcode::kHealth, control::encode_HealthReply({check_health(inventory_, setup_, monitor_, credentials_.expires)}));
+    case Opcode::kReserve:
+      return reserve(connection, frame.body);
     case Opcode::kLease:
-      return lease(connection, frame.body);
+      return commit(connection, frame.body);
+    case Opcode::kHold:
+      return hold(connection, frame.body);
+    case Opcode::kManage:
+      return manage(connection, frame.body);
     case Opcode::kAttach:
-      return attach(connection, frame.body);
+      return attach(connection, std::move(frame.body));
+    case Opcode::kProof:
+      return prove(connection, frame.body);
     case Opcode::kJoin:
       return join(connection, frame.body);
     default:
@@ -329,6 +396,8 @@ control::ListReply Daemon::describe() const {
   reply.sessions = uint32_t(workers_.serving());
   reply.software = inventory_.software;
   reply.transports = {"tcp", "shm"};
+  reply.driver = inventory_.driver;
+  reply.server_id = server_id_;
   for (auto& gpu : inventory_.gpus) {
     auto& listed = reply.gpus.emplace_back(gpu.facts);
     listed.memory_bytes = gpu.capacity_bytes;
@@ -357,7 +426,7 @@ void Daemon::read(Connection& connection, const std::string& body) {
   auto request = control::decode_ReadingRequest(control::as_bytes(body));
   if (!request.ok()) return refuse(connection, request.status());
   auto answer = [this, asked = *request](Connection& asker) {
-    auto lease = leases_.check(asked.lease_id, asked.secret);
+    auto lease = leases_.check_reading(asked.lease_id, asked.proof);
     control::ReadingReply reply;
     if (!lease.ok() || asked.device >= (*lease)->shares.size()) {
       Status why = lease.ok() ? Status{StatusCode::kInvalid, "the lease has no such device"} : lease.status();
@@ -399,129 +468,6 @@ control::ReadingReply Daemon::describe(Lease& lease, const control::ReadingReque
   if (request.sample_seen != reading.sample_version || request.facts_seen != reading.facts_version)
     reply.sample = reading.sample;
   return reply;
-}
-
-void Daemon::lease(Connection& connection, const std::string& body) {
-  auto request = control::decode_LeaseRequest(control::as_bytes(body));
-  if (!request.ok()) return refuse(connection, request.status());
-  if (connection.kept())
-    return refuse(connection, {StatusCode::kInvalid, "this connection already holds a lease; open another"});
-  auto granted = draining_ ? Result<Lease*>(Status{StatusCode::kExhausted, "the server is being stopped"})
-                           : leases_.grant(*request, connection.id());
-  if (!granted.ok()) {
-    control::LeaseReply reply;
-    reply.status = uint32_t(granted.status().code());
-    reply.message = granted.status().message();
-    return connection.reply(Opcode::kLease, control::encode_LeaseReply(reply));
-  }
-  Lease& lease = **granted;
-  connection.keep();
-  if (lease.shares.size() == 1) workers_.set_aside(lease.shares[0].gpu, lease.id);
-  for (auto& share : lease.shares) workers_.make_room(share.gpu);
-  for (auto& share : lease.shares)
-    log::info("lease {}: {} MiB of GPU {} for {} ({}, process {})", lease.id, share.bytes >> 20,
-              inventory_.gpus[share.gpu].facts.index, request->program, request->client_name, request->client_pid);
-  connection.reply(Opcode::kLease, control::encode_LeaseReply(leases_.describe(lease)));
-}
-
-// Everything that can be refused is refused here, before anything is changed.
-Result<control::Assign> Daemon::admit(const Connection& connection, const control::AttachRequest& request,
-                                      Lease** lease) {
-  if (request.protocol != control::kProtocolVersion)
-    return Status{
-        StatusCode::kInvalid,
-        fmt::format("the program's Backfield speaks protocol {}, this server {}: install the same version on both",
-                    request.protocol, control::kProtocolVersion)};
-  auto checked = leases_.check(request.lease_id, request.secret);
-  if (!checked.ok()) return checked.status();
-  if (request.transport != (connection.local() ? "shm" : "tcp"))
-    return Status{StatusCode::kInvalid, "the transport '" + request.transport + "' does not work over this connection"};
-  auto slot = leases_.take_slot(**checked);
-  if (!slot.ok()) return slot.status();
-  *lease = *checked;
-  control::Assign session;
-  session.session_id = random_id();
-  session.channel_secret = random_bytes(control::kSecretBytes);
-  session.lease_id = (*lease)->id;
-  for (auto& share : (*lease)->shares) {
-    auto& facts = inventory_.gpus[share.gpu].facts;
-    session.devices.push_back({facts.index, share.bytes, facts.context_bytes, facts.uuid});
-  }
-  session.ledger_slot = *slot;
-  session.transport = request.transport;
-  session.channels = connection.local() ? 0 : 1 + limits::kBulkChannels;
-  session.client_pid = request.pid;
-  session.program = request.program;
-  return session;
-}
-
-void Daemon::attach(Connection& connection, const std::string& body) {
-  auto request = control::decode_AttachRequest(control::as_bytes(body));
-  if (!request.ok()) return refuse(connection, request.status());
-  auto refuse_attach = [&](const Status& why) {
-    log::info("{}: cannot attach: {}", connection.peer(), why.message());
-    control::AttachReply reply;
-    reply.status = uint32_t(why.code());
-    reply.message = why.message();
-    connection.reply_and_close(Opcode::kAttach, kReply, control::encode_AttachReply(reply));
-  };
-  if (connection.kept()) return refuse_attach({StatusCode::kInvalid, "this connection holds a lease; open another"});
-  Lease* lease = nullptr;
-  auto session = admit(connection, *request, &lease);
-  if (!session.ok()) return refuse_attach(session.status());
-  uint32_t slot = session->ledger_slot;
-  std::string id = session->session_id;
-  Fd socket = connection.detach();
-  Status assigned = workers_.assign(lease->gpus(), std::move(*session), socket, lease->ledger.fd());
-  drop(connection);
-  if (!assigned.ok()) {
-    leases_.free_slot(*lease, slot);
-    log::error("lease {}: no worker for {}: {}", lease->id, request->program, assigned.message());
-    control::AttachReply reply;
-    reply.status = uint32_t(assigned.code());
-    reply.message = assigned.message();
-    (void)control::send_frame(socket.get(), Opcode::kAttach, kReply, control::encode_AttachReply(reply), {}, {});
-    return;
-  }
-  log::info("session {}: {} (process {}) under lease {} over {}", id, request->program, request->pid, lease->id,
-            request->transport);
-}
-
-void Daemon::join(Connection& connection, const std::string& body) {
-  auto request = control::decode_JoinRequest(control::as_bytes(body));
-  if (!request.ok()) return refuse(connection, request.status());
-  auto worker = connection.kept() ? Status{StatusCode::kInvalid, "this connection holds a lease; open another"}
-                                  : workers_.may_join(*request);
-  if (!worker.ok()) {
-    control::JoinReply reply{uint32_t(worker.status().code()), worker.status().message()};
-    return connection.reply_and_close(Opcode::kJoin, kReply, control::encode_JoinReply(reply));
-  }
-  Fd socket = connection.detach();
-  if (Status joined = workers_.join(**worker, request->index, socket.get()); !joined.ok())
-    log::warn("session {}: cannot pass on channel {}: {}", request->session_id, request->index, joined.message());
-  drop(connection);
-}
-
-// --- ends ------------------------------------------------------------------------------------------------------------
-
-void Daemon::end_lease(Lease& lease) {
-  lease.ending = true;
-  workers_.end_lease(lease.id);
-  if (workers_.serving(lease.id) > 0) return;  // on_session_end() of the last one goes on
-  log::info("lease {} ended", lease.id);
-  leases_.release(lease);
-  if (!draining_) workers_.keep_warm(options_.warm_workers);  // those that gave way may come back
-}
-
-void Daemon::on_session_end(const Worker& worker, const std::string& how) {
-  auto lived = EventLoop::Clock::now() - worker.started;
-  log::info("session {}: worker {} {} after {} calls{}{}", worker.session.session_id, worker.pid, how,
-            worker.report.calls, worker.report.reason.empty() ? "" : ": ", worker.report.reason);
-  log::debug("worker {} lived {} ms", worker.pid, std::chrono::duration_cast<std::chrono::milliseconds>(lived).count());
-  Lease* lease = leases_.find(worker.lease_id);
-  if (lease == nullptr) return;
-  leases_.free_slot(*lease, worker.session.ledger_slot);
-  if (lease->ending) end_lease(*lease);
 }
 
 uint64_t Daemon::spare_bytes(size_t gpu) const { return inventory_.gpus[gpu].free_bytes(); }

@@ -1,6 +1,6 @@
 // bfserver itself: accepts, reads requests, keeps the books, starts and ends workers. Everything runs on one event
-// loop; nothing here blocks. The state that matters is in LeaseTable and WorkerPool; this class answers requests with
-// them.
+// loop; nothing here blocks. The state that matters is in LeaseTable, WaitingList and WorkerPool; this class answers
+// requests with them: daemon.cc (life, connections), leases.cc, sessions.cc and manage.cc.
 #pragma once
 
 #include <functional>
@@ -12,10 +12,15 @@
 #include "base/fd.h"
 #include "server/daemon/connection.h"
 #include "server/daemon/event_loop.h"
+#include "server/daemon/audit.h"
+#include "server/daemon/authority.h"
+#include "server/daemon/guests.h"
 #include "server/daemon/inventory.h"
 #include "server/daemon/lease_table.h"
 #include "server/daemon/monitor.h"
 #include "server/daemon/options.h"
+#include "server/daemon/quota.h"
+#include "server/daemon/waiting.h"
 #include "server/daemon/worker_pool.h"
 
 namespace bf::daemon {
@@ -24,8 +29,8 @@ class Daemon : private Connection::Owner, private WorkerPool::Owner {
  public:
   // `signals` is a signalfd for SIGTERM, SIGINT, SIGHUP and SIGCHLD, which are blocked.
   // `reload` reads the configuration again.
-  Daemon(EventLoop& loop, Options options, WorkerSetup setup, Inventory inventory, Fd signals,
-         std::function<Parsed()> reload);
+  Daemon(EventLoop& loop, Options options, WorkerSetup setup, Inventory inventory, std::unique_ptr<Store> store,
+         Audit audit, Fd signals, std::function<Parsed()> reload);
   ~Daemon() override;
 
   // Opens the sockets and starts the warm workers.
@@ -47,6 +52,7 @@ class Daemon : private Connection::Owner, private WorkerPool::Owner {
   void on_session_end(const Worker& worker, const std::string& how) override;
   uint64_t spare_bytes(size_t gpu) const override;
 
+  Status load_certificates();
   Status open_listener(const std::string& text);
   Status add_listener(Fd socket, bool local);
   void close_listeners();
@@ -62,13 +68,50 @@ class Daemon : private Connection::Owner, private WorkerPool::Owner {
   control::ListReply describe() const;
   control::ReadingReply describe(Lease& lease, const control::ReadingRequest& request) const;
   void answer_fresh(Connection& connection, std::function<void(Connection&)> answer);
-  void lease(Connection& connection, const std::string& body);
-  void attach(Connection& connection, const std::string& body);
-  void join(Connection& connection, const std::string& body);
-  Result<control::Assign> admit(const Connection& connection, const control::AttachRequest& request, Lease** lease);
+  Identity identify(const Connection& connection) const;
+  void authenticate(Connection& connection, const std::string& body);
   void refuse(Connection& connection, const Status& why);
-  void end_lease(Lease& lease);
   void drop(Connection& connection);
+
+  // leases.cc
+  void reserve(Connection& connection, const std::string& body);
+  Status check_limits(const Identity& who, const control::LeaseRequest& request, const std::vector<Share>& shares);
+  Taken taken_by(const control::LeaseRequest& request, const std::vector<Share>& shares) const;
+  Result<Lease*> try_reserve(Connection& connection, const control::LeaseRequest& request);
+  void commit(Connection& connection, const std::string& body);
+  std::string gpu_list(const Lease& lease) const;
+  void hold(Connection& connection, const std::string& body);
+  void answer_lease(Connection& connection, Opcode opcode, const Lease& lease);
+  void on_holder_lost(Connection& connection, Lease& lease);
+  // Stops its workers, tells its holders why, and releases it once the last worker is gone.
+  void end_lease(Lease& lease, const std::string& why);
+  void release_if_over(Lease& lease);
+  void check_leases();
+  // No new leases; those left after `deadline_s` (0: never) are ended.
+  void drain(uint32_t deadline_s);
+  // When the lease was last used; now, while it is being used.
+  EventLoop::Clock::time_point last_used(const Lease& lease, EventLoop::Clock::time_point now) const;
+
+  // sessions.cc
+  struct Attaching {  // between Challenge and Proof
+    std::string body;
+    control::AttachRequest request;
+    std::string nonce;
+  };
+  void attach(Connection& connection, std::string body);
+  void prove(Connection& connection, const std::string& body);
+  void join(Connection& connection, const std::string& body);
+  Result<control::Assign> admit(const Connection& connection, const Attaching& attaching, std::string_view proof,
+                                Lease** lease);
+  void refuse_attach(Connection& connection, const Status& why);
+  // Whether sessions from where this connection comes from must be encrypted.
+  bool must_encrypt(const Connection& connection) const;
+
+  // manage.cc
+  void manage(Connection& connection, const std::string& body);
+  Status run_command(const Identity& who, const std::vector<std::string>& words, std::string* json);
+  Status run_token_command(const std::vector<std::string>& words, std::string* json);
+  Status run_limit_command(const std::vector<std::string>& words, std::string* json);
 
   void on_signal();
   void begin_drain();
@@ -80,17 +123,26 @@ class Daemon : private Connection::Owner, private WorkerPool::Owner {
   Options options_;
   WorkerSetup setup_;
   Inventory inventory_;
+  std::unique_ptr<Store> store_;
+  Audit audit_;
+  Credentials credentials_;  // none with --dev
+  Guesses guesses_;
   Fd signals_;
   std::function<Parsed()> reload_;
   LeaseTable leases_;
+  WaitingList waiting_;
   WorkerPool workers_;
   Monitor monitor_;
+  std::unordered_map<uint64_t, Attaching> attaching_;  // by connection
   std::vector<std::unique_ptr<Listener>> listeners_;
   std::vector<std::string> addresses_;
   std::unordered_map<uint64_t, std::unique_ptr<Connection>> connections_;
   uint64_t next_connection_ = 1;
   size_t max_connections_ = limits::kIdleConnections;
-  bool draining_ = false;
+  const std::string server_id_;
+  EventLoop::TimerId drain_timer_{};
+  bool draining_ = false;  // no new leases
+  bool stopping_ = false;  // nor anything else; ends with the last session
 };
 
 }  // namespace bf::daemon

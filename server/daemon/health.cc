@@ -102,11 +102,22 @@ HealthCheck check_clock() {
   return check("clock", Grade::kPass, "synchronised");
 }
 
+HealthCheck check_certificate(time_t expires) {
+  if (expires == 0) return check("certificate", Grade::kPass, "none with --dev");
+  int64_t days = (int64_t(expires) - ::time(nullptr)) / 86'400;
+  std::string note = fmt::format("valid for {} days", days);
+  if (days < 0) return check("certificate", Grade::kFail, "expired; renew it, or restart bfserver if it made it itself");
+  if (days < 14) return check("certificate", Grade::kMarginal, note + "; renew it, or restart bfserver if it made it itself");
+  return check("certificate", Grade::kPass, note);
+}
+
 }  // namespace
 
-std::vector<HealthCheck> check_health(const Inventory& inventory, const WorkerSetup& setup, const Monitor& monitor) {
-  return {check_driver(inventory), check_gpus(inventory), check_readings(inventory, monitor), check_worker(setup),
-          check_disk(),            check_limits(),        check_clock()};
+std::vector<HealthCheck> check_health(const Inventory& inventory, const WorkerSetup& setup, const Monitor& monitor,
+                                      time_t certificate_expires) {
+  return {check_driver(inventory), check_gpus(inventory), check_readings(inventory, monitor),
+          check_worker(setup),     check_disk(),          check_limits(),
+          check_clock(),           check_certificate(certificate_expires)};
 }
 
 }  // namespace bf::daemon

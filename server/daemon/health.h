@@ -1,6 +1,7 @@
 // `bf health`: what a person should know about this server, each with what to do about it.
 #pragma once
 
+#include <ctime>
 #include <vector>
 
 #include "proto/control.h"
@@ -9,7 +10,8 @@
 
 namespace bf::daemon {
 
-// Quick, and never blocks on the driver.
-std::vector<control::HealthCheck> check_health(const Inventory& inventory, const WorkerSetup& setup, const Monitor& monitor);
+// Quick, and never blocks on the driver. `certificate_expires` is 0 for a server without one.
+std::vector<control::HealthCheck> check_health(const Inventory& inventory, const WorkerSetup& setup, const Monitor& monitor,
+                                               time_t certificate_expires);
 
 }  // namespace bf::daemon

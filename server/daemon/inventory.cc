@@ -11,6 +11,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <string_view>
 
 #include "base/fd.h"
@@ -56,6 +57,14 @@ void pass_on(std::vector<std::string>& environment, std::string_view prefix) {
     std::string_view text(*variable);
     if (text.starts_with(prefix)) environment.emplace_back(text);
   }
+}
+
+// "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.04  ...": the first word made of digits and dots.
+std::string kernel_driver_version() {
+  std::ifstream file("/proc/driver/nvidia/version");
+  for (std::string word; file >> word;)
+    if (word.find('.') != std::string::npos && word.find_first_not_of("0123456789.") == std::string::npos) return word;
+  return {};
 }
 
 }  // namespace
@@ -120,6 +129,7 @@ Result<Inventory> probe(const WorkerSetup& setup, bool software) {
   Inventory inventory;
   inventory.driver_version = reply->driver_version;
   inventory.software = software;
+  if (!software) inventory.driver = kernel_driver_version();
   for (auto& gpu : reply->gpus) {
     GpuState state;
     state.capacity_bytes = gpu.free_bytes != 0 ? std::min(gpu.free_bytes, gpu.memory_bytes) : gpu.memory_bytes;

@@ -22,6 +22,7 @@ Result<WorkerSetup> find_worker(const Options& options);
 struct Inventory {
   uint32_t driver_version = 0;
   bool software = false;
+  std::string driver;  // version of the kernel driver; empty: unknown
   std::vector<GpuState> gpus;
 };
 

@@ -1,6 +1,7 @@
 #include "server/daemon/lease_table.h"
 
-#include "server/daemon/random.h"
+#include "base/random.h"
+#include "proto/secrets.h"
 
 namespace bf::daemon {
 
@@ -10,10 +11,11 @@ std::vector<size_t> Lease::gpus() const {
   return positions;
 }
 
-Result<Lease*> LeaseTable::grant(const control::LeaseRequest& request, uint64_t connection) {
+Result<Lease*> LeaseTable::reserve(const control::LeaseRequest& request, const Identity& owner, uint64_t connection,
+                                   std::span<const GpuState> visible) {
   if (leases_.size() >= kLeases)
     return Status{StatusCode::kExhausted, "the server already keeps " + std::to_string(kLeases) + " leases"};
-  auto shares = place(gpus_, request);
+  auto shares = place(visible, request);
   if (!shares.ok()) return shares.status();
   std::vector<uint64_t> limit_bytes;
   for (auto& share : *shares) limit_bytes.push_back(share.bytes);
@@ -26,11 +28,24 @@ Result<Lease*> LeaseTable::grant(const control::LeaseRequest& request, uint64_t 
   std::string id = random_id();
   Lease lease{.id = id,
               .secret = random_bytes(control::kSecretBytes),
+              .owner = owner,
               .connection = connection,
+              .reserved = Lease::Clock::now(),
               .shares = std::move(*shares),
               .ledger = std::move(*ledger),
               .request = request};
   return &leases_.emplace(std::move(id), std::move(lease)).first->second;
+}
+
+Result<Lease*> LeaseTable::commit(const std::string& id, uint64_t connection) {
+  Lease* lease = find(id);
+  if (lease == nullptr || lease->connection != connection || lease->state != Lease::State::kReserved)
+    return Status{StatusCode::kDenied, "this connection has no such reservation, or it is over; ask again"};
+  lease->state = Lease::State::kActive;
+  lease->began = lease->last_used = Lease::Clock::now();
+  lease->began_unix = ::time(nullptr);
+  if (lease->detached()) lease->connection = 0;
+  return lease;
 }
 
 Lease* LeaseTable::find(const std::string& id) {
@@ -40,15 +55,26 @@ Lease* LeaseTable::find(const std::string& id) {
 
 Lease* LeaseTable::find_by_connection(uint64_t connection) {
   for (auto& [id, lease] : leases_)
-    if (lease.connection == connection) return &lease;
+    if (lease.connection == connection || lease.holders.contains(connection)) return &lease;
   return nullptr;
 }
 
-Result<Lease*> LeaseTable::check(const std::string& id, const std::string& secret) {
+Result<Lease*> LeaseTable::check(const std::string& id, std::string_view attach_body, std::string_view nonce,
+                                 std::string_view proof) {
   Lease* lease = find(id);
-  if (lease == nullptr || !equal_secrets(lease->secret, secret))
+  if (lease == nullptr || lease->state == Lease::State::kReserved ||
+      !equal_secrets(secrets::attach_proof(lease->secret, attach_body, nonce), proof))
     return Status{StatusCode::kDenied, "no such lease, or the wrong secret; start the program with bfrun"};
-  if (lease->ending) return Status{StatusCode::kUnavailable, "the lease has ended, because bfrun did"};
+  if (lease->state == Lease::State::kEnding)
+    return Status{StatusCode::kUnavailable, "the lease has ended: " + lease->end_reason};
+  return lease;
+}
+
+Result<Lease*> LeaseTable::check_reading(const std::string& id, std::string_view proof) {
+  Lease* lease = find(id);
+  if (lease == nullptr || lease->state == Lease::State::kReserved ||
+      !equal_secrets(secrets::reading_proof(lease->secret), proof))
+    return Status{StatusCode::kDenied, "no such lease, or the wrong secret; start the program with bfrun"};
   return lease;
 }
 

@@ -39,7 +39,14 @@ void describe(CLI::App& app, CommandLine& line) {
       ->allow_extra_args(false)
       ->type_name("HOST:PORT");
   app.add_flag("--dev", o.dev, "For trying out: loopback addresses only, this user's processes only, no tokens");
-  app.add_flag("--insecure", o.insecure, "Allow addresses beyond loopback although nobody is authenticated");
+  app.add_option("--state-dir", o.state_dir, "Where tokens, certificates and history are kept (default /var/lib/backfield)")
+      ->type_name("FOLDER");
+  app.add_option("--restore", o.restore, "Take over what 'bf backup' wrote into the state folder, and end")->type_name("FILE");
+  app.add_option("--audit-log", o.audit_log, "Who borrowed what, in JSON lines (default audit.log in the state folder)")
+      ->type_name("FILE");
+  app.add_option("--tls-certificate", o.tls_certificate, "Certificate of your own, instead of the pool's")->type_name("FILE");
+  app.add_option("--tls-key", o.tls_key, "Its key")->type_name("FILE");
+  app.add_option("--tls-ca", o.tls_ca, "The authority it is from")->type_name("FILE");
   app.add_flag("--foreground", o.foreground, "Stay in the foreground");
   app.add_option("--software-gpus", o.software_gpus, "Offer this many software GPUs instead of real ones")
       ->check(CLI::Range(0u, limits::kDevices))
@@ -52,6 +59,17 @@ void describe(CLI::App& app, CommandLine& line) {
       ->type_name("N");
   app.add_option("--drain-seconds", o.drain_seconds, "How long sessions may go on after SIGTERM (default 30)")
       ->check(CLI::Range(0u, 86400u))
+      ->type_name("SECONDS");
+  app.add_option("--encryption", o.encryption,
+                 "Encrypt sessions: auto (default: but on loopback), always, or never on networks you trust")
+      ->check(CLI::IsMember({"auto", "always", "never"}))
+      ->type_name("POLICY");
+  app.add_option("--idle-timeout", o.idle_timeout_s, "Take a lease back after so long without a CUDA call (default 0: never)")
+      ->check(CLI::Range(0u, 31'536'000u))
+      ->type_name("SECONDS");
+  app.add_option("--auto-release", o.auto_release_s,
+                 "Release what 'bf request' took when nobody uses it for so long (default 600; 0: never)")
+      ->check(CLI::Range(0u, 31'536'000u))
       ->type_name("SECONDS");
   app.add_option("--server-name", o.server_name, "Name shown to people (default: this host's)")->type_name("NAME");
   app.add_option("--worker", o.worker, "Worker program (default ../lib/backfield/bfworker beside this one)")

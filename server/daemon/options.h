@@ -16,7 +16,12 @@ inline constexpr const char* kDefaultConfig = "/etc/backfield/bfserver.toml";
 struct Options {
   std::vector<std::string> listen;  // empty: 127.0.0.1:56001
   bool dev = false;
-  bool insecure = false;
+  std::string state_dir = "/var/lib/backfield";
+  std::string restore;          // a file of `bf backup` to take over, instead of serving
+  std::string audit_log;        // empty: audit.log in the state folder
+  std::string tls_certificate;  // of the administrator's own, with its key and authority
+  std::string tls_key;
+  std::string tls_ca;
   bool foreground = false;
   uint32_t software_gpus = 0;
   uint64_t software_memory_mib = 16384;
@@ -24,6 +29,9 @@ struct Options {
   std::string worker_user;  // empty: "backfield" if it exists
   uint32_t warm_workers = 1;
   uint32_t drain_seconds = 30;
+  std::string encryption = "auto";  // of sessions: auto (off loopback), always, never
+  uint32_t idle_timeout_s = 0;    // a lease without a CUDA call for so long is taken back; 0: never
+  uint32_t auto_release_s = 600;  // a detached lease that nobody uses for so long is released; 0: never
   std::string log_level = "info";
   std::string log_file;
   std::string server_name;      // empty: the host's

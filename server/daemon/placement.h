@@ -24,7 +24,12 @@ struct Share {
   uint64_t bytes = 0;
 };
 
-// Best fit: of the GPUs that can give what is asked, those with the least left over. Fractions are cut to whole 2 MiB
+// Whether the request may have a share of this GPU at all.
+bool allowed(const GpuState& gpu, const control::LeaseRequest& request);
+// GPUs of which the request wants all.
+bool wants_whole(const control::LeaseRequest& request);
+
+// Best fit: of the GPUs that can give what is asked, those with the least left over (with `spread`: the most). Fractions are cut to whole 2 MiB
 // blocks, so that fractions adding up to 1 always fit. Whole GPUs are those that nobody else has a share of.
 // kInvalid: the request contradicts itself. kImpossible: this server could not grant it even when idle; the message
 // names the reason and the biggest GPU. kExhausted: not now.

@@ -7,10 +7,11 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "proto/secrets.h"
 #include "proto/supervise.h"
 #include "server/daemon/log.h"
 #include "server/daemon/process.h"
-#include "server/daemon/random.h"
+#include "base/random.h"
 
 namespace bf::daemon {
 namespace {
@@ -147,6 +148,7 @@ Status WorkerPool::assign(const std::vector<size_t>& gpus, control::Assign sessi
     }
   }
   worker->serving = true;
+  worker->last_active = EventLoop::Clock::now();
   worker->lease_id = session.lease_id;
   worker->session = std::move(session);
   worker->client = std::move(client);
@@ -170,8 +172,8 @@ Worker* WorkerPool::find_session(const std::string& session_id) {
 
 Result<Worker*> WorkerPool::may_join(const control::JoinRequest& request) {
   Worker* worker = find_session(request.session_id);
-  if (worker == nullptr || !equal_secrets(worker->session.channel_secret, request.channel_secret))
-    return Status{StatusCode::kDenied, "no such session, or the wrong secret"};
+  if (worker == nullptr || !equal_secrets(secrets::join_proof(worker->session.session_key, request.index), request.proof))
+    return Status{StatusCode::kDenied, "no such session, or the wrong proof"};
   if (worker->stage != Worker::Stage::kRunning) return Status{StatusCode::kUnavailable, "the session is ending"};
   if (request.index >= worker->session.channels || (worker->joined >> request.index & 1))
     return Status{StatusCode::kInvalid, "the session has no free channel of that number"};
@@ -209,7 +211,10 @@ void WorkerPool::on_message(Worker& worker) {
       failures_[worker.gpus[0]] = 0;
     } else if (message->kind == supervise::Kind::kReport) {
       auto report = control::decode_WorkerReport(control::as_bytes(message->body));
-      if (report.ok()) worker.report = std::move(*report);
+      if (!report.ok()) continue;
+      if (report->calls != worker.report.calls || worker.report.outstanding > 0)
+        worker.last_active = EventLoop::Clock::now();
+      worker.report = std::move(*report);
     }
   }
 }

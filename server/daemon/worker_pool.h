@@ -40,6 +40,7 @@ struct Worker {
   uint32_t joined = 0;  // bit per channel
   Fd client;            // watched for hang-up only
   control::WorkerReport report;
+  EventLoop::Clock::time_point last_active{};  // of the session, by its reports; to a second
 
   bool idle() const { return warm && !serving && stage == Stage::kRunning; }
 };

@@ -69,7 +69,6 @@ Status reply_to_attach(const Assignment& assignment, const Status& status, contr
   reply.message = status.message();
   if (status.ok()) {
     reply.session_id = assignment.assign.session_id;
-    reply.channel_secret = assignment.assign.channel_secret;
     reply.channels = assignment.assign.channels;
   }
   return control::send_frame(assignment.client.get(), Opcode::kAttach, kReply, control::encode_AttachReply(reply), {},
@@ -97,6 +96,11 @@ Result<std::unique_ptr<transport::Link>> gather_channels(int control, Assignment
   }
   std::vector<Fd> bulk;
   for (uint32_t i = 1; i < count; ++i) bulk.push_back(std::move(channels[i]));
+  if (assignment.assign.encrypt) {
+    auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    return transport::make_tls_link(std::move(assignment.client), std::move(channels[0]), std::move(bulk),
+                                    assignment.assign.session_key, true, left);
+  }
   return transport::make_tcp_link(std::move(assignment.client), std::move(channels[0]), std::move(bulk));
 }
 

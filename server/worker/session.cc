@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <cstring>
+#include <thread>
 
 #include "base/log.h"
 
@@ -180,6 +181,7 @@ void Session::run(const Frame& frame, Turn& turn) {
   if (entry->post != ((call.flags & kPost) != 0))
     return violation(call, "a post that should be a call, or the reverse");
   calls_.fetch_add(1, std::memory_order_relaxed);
+  outstanding_.fetch_add(1, std::memory_order_relaxed);
   if (mirrors.live()) {
     if (!only_waits(call.opcode) && call.opcode != opcode::bfMirrorWrite) mirrors.note_work();
     call.work_before = mirrors.work();
@@ -190,6 +192,7 @@ void Session::run(const Frame& frame, Turn& turn) {
 }
 
 void Session::finish(const Dispatch& entry, LaneCall& call) {
+  outstanding_.fetch_sub(1, std::memory_order_relaxed);
   if (call.result != CUDA_SUCCESS) {
     BF_DEBUG("{} on lane {}: error {}", entry.name, call.lane, int(call.result));
     note_result(call.result);
@@ -231,18 +234,25 @@ void Session::report_now(const std::string& reason) {
   report.bytes_in = stream_bytes_in_.load(std::memory_order_relaxed) + inbox.bytes_received();
   report.bytes_out = outbox.bytes_sent();
   report.last_call_unix_ms = unix_ms();
+  report.outstanding = outstanding_.load(std::memory_order_relaxed);
   report.reason = reason;
   config.report(report);
 }
 
-void Session::report_sometimes() {
-  const auto now = std::chrono::steady_clock::now();
-  if (now < next_report_) return;
-  next_report_ = now + kReportEvery;
-  const uint64_t calls = calls_.load(std::memory_order_relaxed);
-  if (calls == reported_calls_) return;
-  reported_calls_ = calls;
-  report_now({});
+// bfserver takes leases back that make no calls, so it must hear of those that do, and of a call that takes long; a
+// thread of its own, because nothing else wakes up while such a call runs.
+void Session::report_loop() {
+  uint64_t calls = 0;
+  bool outstanding = false;
+  std::unique_lock lock(report_mutex_);
+  while (!ended()) {
+    report_wake_.wait_for(lock, kReportEvery);
+    const uint64_t now = calls_.load(std::memory_order_relaxed);
+    const bool waiting = outstanding_.load(std::memory_order_relaxed) > 0;
+    if (!ended() && (now != calls || waiting || outstanding)) report_now({});
+    calls = now;
+    outstanding = waiting;
+  }
 }
 
 void Session::read_loop() {
@@ -265,7 +275,6 @@ void Session::read_loop() {
       if (!order_->push(frame)) return;
     }
     order_->publish();
-    report_sometimes();
   }
 }
 
@@ -274,7 +283,13 @@ Status Session::serve() {
   link.bulk().start(inbox);
   copies.start();
   host_calls.start();
+  std::thread reporter([this] { report_loop(); });
   read_loop();
+  {
+    std::lock_guard guard(report_mutex_);
+    report_wake_.notify_all();
+  }
+  reporter.join();
   order_->join();
   copies.join();
   host_calls.join();

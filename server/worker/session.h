@@ -96,7 +96,7 @@ class Session final : public Order::Runner {
   void finish(const Dispatch& entry, LaneCall& call);
   void send_prints();
   void report_now(const std::string& reason);
-  void report_sometimes();
+  void report_loop();
 
   std::unique_ptr<std::unique_ptr<LaneCall>[]> lanes_;  // each touched by its twin only
   std::atomic<uint64_t> calls_{0};
@@ -105,8 +105,9 @@ class Session final : public Order::Runner {
   std::mutex end_mutex_;
   Status why_;
   std::mutex prints_mutex_;
-  std::chrono::steady_clock::time_point next_report_{};  // reader only
-  uint64_t reported_calls_ = 0;                          // reader only
+  std::atomic<uint32_t> outstanding_{0};  // calls and posts in the driver
+  std::mutex report_mutex_;
+  std::condition_variable report_wake_;  // the session has ended
   std::atomic<uint64_t> stream_bytes_in_{0};
   BlockPool pool_;
   std::optional<Order> order_;

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <random>
+#include <thread>
 
 extern char** environ;
 
@@ -35,6 +36,8 @@ const char* name_of(Kind kind) {
       return "Tcp4";
     case Kind::kTcp6:
       return "Tcp6";
+    case Kind::kTls:
+      return "Tls";
     case Kind::kShm:
       return "Shm";
     case Kind::kLoopback:
@@ -54,7 +57,7 @@ bool available(Kind kind) {
 }
 
 std::vector<Kind> all_kinds() {
-  return {Kind::kTcp4, Kind::kTcp6, Kind::kShm, Kind::kLoopback, Kind::kLoopbackDelay, Kind::kLoopbackSplit};
+  return {Kind::kTcp4, Kind::kTcp6, Kind::kTls, Kind::kShm, Kind::kLoopback, Kind::kLoopbackDelay, Kind::kLoopbackSplit};
 }
 
 Sockets connect_sockets(Kind kind, size_t count) {
@@ -92,6 +95,12 @@ std::unique_ptr<Link> link_over(Kind kind, std::vector<Fd> sockets, bool worker)
   }
   std::vector<Fd> bulk;
   for (size_t i = 2; i < sockets.size(); i++) bulk.push_back(std::move(sockets[i]));
+  if (kind == Kind::kTls) {
+    auto link = make_tls_link(std::move(sockets[0]), std::move(sockets[1]), std::move(bulk), std::string(32, 'k'), worker,
+                              std::chrono::seconds(10));
+    BF_CHECK(link.ok());
+    return std::move(link).value();
+  }
   return make_tcp_link(std::move(sockets[0]), std::move(sockets[1]), std::move(bulk));
 }
 
@@ -105,8 +114,10 @@ Pair make_pair(Kind kind, uint32_t bulk_channels) {
   }
   Sockets sockets = connect_sockets(kind, 2 + bulk_channels);
   Pair pair;
-  pair.worker = link_over(kind, std::move(sockets.ends[1]), true);
+  // At the same time: a TLS handshake takes two.
+  std::thread worker([&] { pair.worker = link_over(kind, std::move(sockets.ends[1]), true); });
   pair.client = link_over(kind, std::move(sockets.ends[0]), false);
+  worker.join();
   return pair;
 }
 
@@ -116,8 +127,8 @@ PeerProcess::PeerProcess(Kind kind, std::vector<Fd> worker_sockets) {
   for (size_t i = 0; i < worker_sockets.size(); i++)
     posix_spawn_file_actions_adddup2(&actions, worker_sockets[i].get(), kPeerFdBase + int(i));
   std::string count = std::to_string(worker_sockets.size());
-  char program[] = "/proc/self/exe", flag[] = "--peer", shm[] = "shm", tcp[] = "tcp";
-  char* arguments[] = {program, flag, kind == Kind::kShm ? shm : tcp, count.data(), nullptr};
+  char program[] = "/proc/self/exe", flag[] = "--peer", shm[] = "shm", tcp[] = "tcp", tls[] = "tls";
+  char* arguments[] = {program, flag, kind == Kind::kShm ? shm : kind == Kind::kTls ? tls : tcp, count.data(), nullptr};
   BF_CHECK(posix_spawn(&pid_, program, &actions, nullptr, arguments, environ) == 0);
   posix_spawn_file_actions_destroy(&actions);
 }
@@ -131,7 +142,7 @@ void PeerProcess::kill_now() {
 
 int peer_main(int argc, char** argv) {
   if (argc != 4) return 2;
-  Kind kind = strcmp(argv[2], "shm") == 0 ? Kind::kShm : Kind::kTcp4;
+  Kind kind = strcmp(argv[2], "shm") == 0 ? Kind::kShm : strcmp(argv[2], "tls") == 0 ? Kind::kTls : Kind::kTcp4;
   std::vector<Fd> sockets;
   for (int i = 0; i < atoi(argv[3]); i++) sockets.emplace_back(kPeerFdBase + i);
   Sink sink;

@@ -15,7 +15,7 @@
 
 namespace bf::transport::test {
 
-enum class Kind { kTcp4, kTcp6, kShm, kLoopback, kLoopbackDelay, kLoopbackSplit };
+enum class Kind { kTcp4, kTcp6, kTls, kShm, kLoopback, kLoopbackDelay, kLoopbackSplit };
 const char* name_of(Kind kind);
 bool available(Kind kind);  // false: this machine has no IPv6
 std::vector<Kind> all_kinds();

@@ -225,6 +225,7 @@ void run() {
     microseconds limit(spin ? 1000 : 0);
     print_latency(fmt::format("  plain tcp socket, {}", how), socket_latency(Kind::kTcp4, spin));
     print_latency(fmt::format("  tcp, {}", how), stream_latency(Kind::kTcp4, limit));
+    print_latency(fmt::format("  tcp with TLS, {}", how), stream_latency(Kind::kTls, limit));
     print_latency(fmt::format("  plain unix socket, {}", how), socket_latency(Kind::kShm, spin));
     print_latency(fmt::format("  shm, {}", how), stream_latency(Kind::kShm, limit));
   }
@@ -233,7 +234,7 @@ void run() {
   fmt::print("messages one way\n");
   for (size_t bytes : {64u, 4096u}) {
     fmt::print("  {:<42} {:10.0f} /s\n", fmt::format("plain tcp socket, {} bytes", bytes), socket_message_rate(bytes));
-    for (Kind kind : {Kind::kTcp4, Kind::kShm, Kind::kLoopback})
+    for (Kind kind : {Kind::kTcp4, Kind::kTls, Kind::kShm, Kind::kLoopback})
       fmt::print("  {:<42} {:10.0f} /s\n", fmt::format("{}, {} bytes", name_of(kind), bytes),
                  message_rate(kind, bytes));
   }
@@ -253,7 +254,7 @@ void run() {
   for (size_t kib : {100, 1024, 16384}) {
     for (int idle_us : {0, 200, 10'000}) {
       fmt::print("one transfer of {} KiB, from send() to landed(), after {} us of silence\n", kib, idle_us);
-      for (Kind kind : {Kind::kTcp4, Kind::kShm})
+      for (Kind kind : {Kind::kTcp4, Kind::kTls, Kind::kShm})
         print_latency(fmt::format("  {}", name_of(kind)), bulk_latency(kind, kib << 10, microseconds(idle_us)));
     }
   }

@@ -108,7 +108,7 @@ TEST_P(LinkLife, ThreadsTakeNoSignals) {
 // ------------------------------------------------------------------------------------------------
 
 class PeerKilled : public testing::TestWithParam<Kind> {};
-INSTANTIATE_TEST_SUITE_P(All, PeerKilled, testing::Values(Kind::kTcp4, Kind::kShm),
+INSTANTIATE_TEST_SUITE_P(All, PeerKilled, testing::Values(Kind::kTcp4, Kind::kTls, Kind::kShm),
                          [](const auto& info) { return std::string(name_of(info.param)); });
 
 TEST_P(PeerKilled, EverythingFailsWithinASecond) {

@@ -213,7 +213,7 @@ TEST_P(StreamContract, OneStreamShutLeavesTheOther) {
 TEST_P(StreamContract, LimitsAreTold) {
   for (Link* link : {pair_.client.get(), pair_.worker.get()}) {
     const Limits& limits = link->limits();
-    bool tcp = GetParam() == Kind::kTcp4 || GetParam() == Kind::kTcp6;
+    bool tcp = GetParam() == Kind::kTcp4 || GetParam() == Kind::kTcp6 || GetParam() == Kind::kTls;
     EXPECT_STREQ(limits.name, tcp ? "tcp" : GetParam() == Kind::kShm ? "shm" : "loopback");
     EXPECT_EQ(limits.same_host, !tcp);
     EXPECT_GE(limits.bulk_channels, 1u);

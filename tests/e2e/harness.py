@@ -72,7 +72,8 @@ def gpu_name():
 def clean_environment():
     """The environment without anything that would steer the driver or Backfield."""
     drop = ("BF_", "LD_LIBRARY_PATH", "LD_PRELOAD", "CUDA_")
-    return {k: v for k, v in os.environ.items() if not k.startswith(drop) or k.startswith("BF_E2E")}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(drop) or k.startswith("BF_E2E")}
+    return {**kept, "BF_TOKEN_FILE": os.environ.get("BF_E2E_TOKEN", "")}  # never the token of whoever runs the tests
 
 
 def execute(command, environment, settings):
@@ -124,13 +125,16 @@ class Server:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 self.port = probe.getsockname()[1]
-            command = [str(self.build.bin / "bfserver"), "--dev", "--foreground", "--listen", f"127.0.0.1:{self.port}", *self.software, *self.extra]
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, env=clean_environment(), start_new_session=True)
+            self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, env=clean_environment(), start_new_session=True)
             if self.wait_until_listening():
                 self.idle_mib = self.free_mib()
                 return self
             self.stop()
         raise RuntimeError(f"bfserver did not start:\n{self.log_text()}")
+
+    def command(self):
+        """What starts it, on self.port."""
+        return [str(self.build.bin / "bfserver"), "--dev", "--foreground", "--listen", f"127.0.0.1:{self.port}", *self.software, *self.extra]
 
     def wait_until_listening(self):
         deadline = time.monotonic() + 60  # a real driver's first probe can take long
@@ -202,6 +206,41 @@ class Server:
         if library_path:
             environment["LD_LIBRARY_PATH"] = ":".join(str(p) for p in library_path)
         return execute(self.bfrun(command, transport, gpus, memory_mib), environment, settings)
+
+
+class PoolServer(Server):
+    """A server with tokens and TLS, its state in `folder`. It makes a token over its Unix socket, which the tools that
+    clean_environment() is given to use from then on."""
+
+    def __init__(self, build, folder, host="127.0.0.1", extra=(), **settings):
+        super().__init__(build, extra=extra, **settings)
+        self.folder, self.host = pathlib.Path(folder), host
+        self.token = self.folder / "token"
+
+    def command(self):
+        words = [word for word in super().command() if word != "--dev"]
+        words[words.index("--listen") + 1] = self.address
+        return [*words, "--state-dir", str(self.folder / "state")]
+
+    @property
+    def address(self):
+        return f"{self.host}:{self.port}"
+
+    def wait_until_listening(self):
+        made, _ = wait_for(self.make_token, 60, 0.1)
+        os.environ["BF_E2E_TOKEN"] = str(self.token)
+        return made and super().wait_until_listening()
+
+    def make_token(self):
+        done = subprocess.run([str(self.build.bin / "bf"), "token", "create", "tester", "--admin", "--server", f"unix:backfield.{self.port}"],
+                              capture_output=True, env=clean_environment())
+        if done.returncode == 0:
+            self.token.write_bytes(done.stdout)
+        return done.returncode == 0 or self.process.poll() is not None
+
+    def stop(self):
+        super().stop()
+        os.environ.pop("BF_E2E_TOKEN", None)
 
 
 def descendants(pid):

@@ -106,12 +106,21 @@ TEST(Control, AgreesWithLibprotobufOnEveryMessage) {
   COMPARE(NvmlAnswers);
   COMPARE(MonitorRequest);
   COMPARE(MonitorReport);
+  COMPARE(ReserveReply);
+  COMPARE(CommitRequest);
+  COMPARE(HoldRequest);
+  COMPARE(Challenge);
+  COMPARE(Proof);
+  COMPARE(AuthRequest);
+  COMPARE(AuthReply);
+  COMPARE(ManageRequest);
+  COMPARE(ManageReply);
 }
 
 // If control.proto gains a message, the list above must too. Gpu, Partition, HealthCheck, WorkerDevice, LeaseProcess and
 // NvmlAnswer are parts.
 TEST(Control, KnowsEveryMessageOfTheSpecification) {
-  EXPECT_EQ(backfield::ListReply::descriptor()->file()->message_type_count(), 26 + 6);
+  EXPECT_EQ(backfield::ListReply::descriptor()->file()->message_type_count(), 35 + 6);
 }
 
 // Its parts are bounded so that the longest one is a control frame.
@@ -152,9 +161,9 @@ TEST(Control, RefusesFieldsOutOfBounds) {
   long_name.set_program(std::string(kNameBytes + 1, 'x'));
   EXPECT_EQ(decode_LeaseRequest(as_bytes(long_name.SerializeAsString())).status().code(), StatusCode::kInvalid);
 
-  backfield::AttachRequest long_secret;
-  long_secret.set_secret(std::string(kSecretBytes + 1, 'x'));
-  EXPECT_FALSE(decode_AttachRequest(as_bytes(long_secret.SerializeAsString())).ok());
+  backfield::AttachRequest long_nonce;
+  long_nonce.set_nonce(std::string(kSecretBytes + 1, 'x'));
+  EXPECT_FALSE(decode_AttachRequest(as_bytes(long_nonce.SerializeAsString())).ok());
 
   backfield::ListReply many;
   for (size_t i = 0; i < kGpusPerServer; i++) many.add_gpus();
@@ -169,9 +178,9 @@ TEST(Control, RefusesFieldsOutOfBounds) {
 TEST(Control, RefusesTextThatIsNotUtf8) {
   for (const char* bad : {"\x80", "\xc0\xaf", "\xe0\x80\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xf5", "a\xc3"}) {
     backfield::AttachRequest request;  // lite checks nothing when writing through the bytes field
-    request.set_secret(bad);
+    request.set_nonce(bad);
     std::string bytes = request.SerializeAsString();
-    bytes[0] = (5 << 3) | 2;  // secret (3) becomes program (5)
+    bytes[0] = (5 << 3) | 2;  // nonce (8) becomes program (5)
     EXPECT_FALSE(decode_AttachRequest(as_bytes(bytes)).ok()) << bad;
   }
 }

@@ -5,7 +5,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "server/daemon/random.h"
+#include "base/random.h"
 
 namespace bf::daemon {
 namespace {

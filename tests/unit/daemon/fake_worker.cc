@@ -1,5 +1,6 @@
 // Stands in for bfworker: speaks its part of proto/supervise.h without a driver. What a session does is told by the
 // program name of the AttachRequest:
+//   busy      as echo, and says once a second that a call has not returned yet
 //   echo      sends back every byte, ends with the client
 //   charge    charges 64 MiB on device 0, says so (one byte, 1 or 0), then as echo
 //   stubborn  ignores SIGTERM and the client's end
@@ -64,17 +65,19 @@ int probe() {
 void answer(const control::Assign& session, int client) {
   control::AttachReply reply;
   reply.session_id = session.session_id;
-  reply.channel_secret = session.channel_secret;
   reply.channels = session.channels;
   (void)control::send_frame(client, Opcode::kAttach, kReply, control::encode_AttachReply(reply), {},
                             control::deadline_in(std::chrono::seconds(5)));
 }
 
 // Echoes on the call stream; answers joins; ends when either peer does.
-void serve(int supervisor, int client, bool die) {
+void serve(int supervisor, int client, const std::string& program) {
+  bool die = program == "die";
   for (;;) {
     pollfd entries[2] = {{supervisor, POLLIN, 0}, {client, POLLIN, 0}};
-    if (poll(entries, 2, -1) < 0) continue;
+    if (program == "busy")
+      (void)supervise::send(supervisor, supervise::Kind::kReport, control::encode_WorkerReport({.reason = {}, .outstanding = 1}));
+    if (poll(entries, 2, 1000) <= 0) continue;
     if (entries[0].revents != 0) {
       auto message = supervise::receive(supervisor);
       if (!message.ok()) return;
@@ -113,10 +116,10 @@ int work(int supervisor, bool warm) {
     char done = ledger->charge(session->ledger_slot, 0, 64 * kMiB);
     if (write(client, &done, 1) != 1) return 7;
   }
-  serve(supervisor, client, program == "die");
+  serve(supervisor, client, program);
   while (program == "stubborn") pause();
   (void)supervise::send(supervisor, supervise::Kind::kReport,
-                        control::encode_WorkerReport({7, 0, 0, 0, "client left"}));
+                        control::encode_WorkerReport({.calls = 7, .reason = "client left"}));
   return 0;
 }
 

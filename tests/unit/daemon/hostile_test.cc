@@ -115,7 +115,7 @@ TEST(Hostile, UnknownRequestsAreRefusedPolitely) {
   EXPECT_EQ(answer.status().code(), StatusCode::kInvalid);
   EXPECT_TRUE(closes(socket.get(), 1s));
   Lease held = lease(server, 1, 100);
-  EXPECT_FALSE(control::round_trip(held.connection.get(), Opcode::kLease, {}, deadline_in(5s)).ok())
+  EXPECT_FALSE(control::round_trip(held.connection.get(), Opcode::kReserve, {}, deadline_in(5s)).ok())
       << "one lease each";
   EXPECT_TRUE(eventually(1s, [&] { return list(server).gpus[0].leases == 0; }));
 }

@@ -137,7 +137,7 @@ TEST(Lifecycle, WorkersThatFailToWarmUpAreNotStartedInALoop) {
   EXPECT_LE(started, 2u) << log;
   Lease held = lease(server, 1, 512);
   Session session = attach(server, held.reply, "echo");
-  EXPECT_EQ(session.reply.status, 0u) << "a cold worker serves";
+  EXPECT_EQ(session.status.code(), StatusCode::kOk) << "a cold worker serves";
 }
 
 TEST(Lifecycle, SigtermDrains) {
@@ -267,10 +267,10 @@ TEST(Lifecycle, AThousandCyclesLeaveNothingBehind) {
                            }))
         << i << ": " << held.reply.message;
     Session session = attach(server, held.reply, i % 3 == 0 ? "die" : "charge", i % 5 == 0);
-    ASSERT_EQ(session.reply.status, 0u) << i << ": " << session.reply.message;
+    ASSERT_EQ(session.status.code(), StatusCode::kOk) << i << ": " << session.status.message();
     Fd channel;
     if (i % 5 == 1) {
-      ASSERT_EQ(join(server, session, 0, &channel).status, 0u);
+      ASSERT_EQ(join(server, session, 0, &channel).code(), StatusCode::kOk);
     }
     if (i % 3 == 0) {
       ASSERT_EQ(write(session.socket.get(), "x", 1), 1);

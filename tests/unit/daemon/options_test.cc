@@ -39,7 +39,7 @@ TEST(Options, Flags) {
   ASSERT_EQ(parsed.print, "");
   EXPECT_TRUE(parsed.options.dev);
   EXPECT_TRUE(parsed.options.foreground);
-  EXPECT_FALSE(parsed.options.insecure);
+  EXPECT_EQ(parsed.options.state_dir, "/var/lib/backfield");
   EXPECT_EQ(parsed.options.software_gpus, 2u);
   EXPECT_EQ(parsed.options.software_memory_mib, 4096u);
   EXPECT_EQ(parsed.options.listen, (std::vector<std::string>{"127.0.0.1:1", "[::1]:1"}));
@@ -54,14 +54,14 @@ TEST(Options, FileAndFlagsThatWin) {
       "warm-workers = 3\n"
       "drain-seconds = 5\n"
       "dev = true\n"
-      "insecure = false\n"
+      "encryption = 'always'\n"
       "server-name = 'gpu7'\n";
   Parsed parsed = parse_file(text);
   ASSERT_EQ(parsed.print, "");
   EXPECT_EQ(parsed.options.listen.size(), 2u);
   EXPECT_EQ(parsed.options.warm_workers, 3u);
   EXPECT_TRUE(parsed.options.dev);
-  EXPECT_FALSE(parsed.options.insecure);
+  EXPECT_EQ(parsed.options.encryption, "always");
   EXPECT_EQ(parsed.options.server_name, "gpu7");
   parsed = parse_file(text, {"--warm-workers", "0", "--listen", "127.0.0.1:9"});
   ASSERT_EQ(parsed.print, "");
@@ -106,7 +106,10 @@ TEST(Options, TheExampleFileHoldsTheDefaults) {
   EXPECT_EQ(parsed.options.log_level, defaults.options.log_level);
   EXPECT_EQ(parsed.options.software_gpus, defaults.options.software_gpus);
   EXPECT_EQ(parsed.options.software_memory_mib, defaults.options.software_memory_mib);
-  EXPECT_EQ(parsed.options.insecure, defaults.options.insecure);
+  EXPECT_EQ(parsed.options.state_dir, defaults.options.state_dir);
+  EXPECT_EQ(parsed.options.encryption, defaults.options.encryption);
+  EXPECT_EQ(parsed.options.idle_timeout_s, defaults.options.idle_timeout_s);
+  EXPECT_EQ(parsed.options.auto_release_s, defaults.options.auto_release_s);
 }
 
 TEST(Options, UsageErrorsSayWhatToType) {
@@ -121,7 +124,7 @@ TEST(Options, UsageErrorsSayWhatToType) {
 TEST(Options, HelpAndVersion) {
   Parsed help = parse({"--help"});
   EXPECT_EQ(help.exit_status, 0);
-  for (auto flag : {"--listen", "--dev", "--insecure", "--warm-workers", "--drain-seconds", "--worker-user"})
+  for (auto flag : {"--listen", "--dev", "--state-dir", "--warm-workers", "--drain-seconds", "--worker-user"})
     EXPECT_NE(help.print.find(flag), std::string::npos) << flag;
   EXPECT_EQ(parse({"--version"}).print.rfind("bfserver ", 0), 0u);
 }

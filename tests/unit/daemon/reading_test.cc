@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "proto/nvml/answers.h"
+#include "proto/secrets.h"
 #include "tests/unit/daemon/test_server.h"
 
 namespace bf::test {
@@ -19,7 +20,7 @@ using control::deadline_in;
 control::ReadingRequest request_of(const control::LeaseReply& lease, uint32_t device = 0) {
   control::ReadingRequest request;
   request.lease_id = lease.lease_id;
-  request.secret = lease.secret;
+  request.proof = secrets::reading_proof(lease.secret);
   request.device = device;
   request.sampled = true;
   return request;
@@ -89,7 +90,7 @@ TEST(Reading, IsForTheLeaseOnly) {
   ASSERT_TRUE(server.ready()) << server.log();
   Lease held = lease(server, 1, 512);
   auto request = request_of(held.reply);
-  request.secret[0] = char(request.secret[0] ^ 1);
+  request.proof[0] = char(request.proof[0] ^ 1);
   auto reply = read(server, request);
   EXPECT_EQ(reply.status, uint32_t(StatusCode::kDenied));
   EXPECT_TRUE(reply.facts.empty() && reply.uuid.empty());

@@ -79,9 +79,9 @@ TEST(Server, SessionsGetAWorker) {
   Lease held = lease(server, 1, 512);
   for (bool local : {false, true}) {
     Session session = attach(server, held.reply, "echo", local);
-    ASSERT_EQ(session.reply.status, 0u) << session.reply.message;
+    ASSERT_EQ(session.status.code(), StatusCode::kOk) << session.status.message();
     EXPECT_TRUE(echoes(session));
-    EXPECT_EQ(session.reply.channels, local ? 0u : 5u);
+    EXPECT_EQ(session.admission.reply.channels, local ? 0u : 5u);
     EXPECT_EQ(list(server).sessions, 1u);
     session.socket.reset();
     EXPECT_TRUE(eventually(1s, [&] { return list(server).sessions == 0; }));
@@ -135,14 +135,14 @@ TEST(Server, AttachNeedsTheSecret) {
   Lease held = lease(server, 1, 512);
   control::LeaseReply forged = held.reply;
   forged.secret[31] ^= 1;
-  EXPECT_EQ(attach(server, forged, "echo").reply.status, code(StatusCode::kDenied));
+  EXPECT_EQ(attach(server, forged, "echo").status.code(), StatusCode::kDenied);
   forged.secret.clear();
-  EXPECT_EQ(attach(server, forged, "echo").reply.status, code(StatusCode::kDenied));
+  EXPECT_EQ(attach(server, forged, "echo").status.code(), StatusCode::kDenied);
   forged.lease_id = "nonsense";
-  EXPECT_EQ(attach(server, forged, "echo").reply.status, code(StatusCode::kDenied));
+  EXPECT_EQ(attach(server, forged, "echo").status.code(), StatusCode::kDenied);
   held.connection.reset();
   ASSERT_TRUE(eventually(1s, [&] { return list(server).gpus[0].leases + list(server).gpus[1].leases == 0; }));
-  EXPECT_EQ(attach(server, held.reply, "echo").reply.status, code(StatusCode::kDenied)) << "the lease is over";
+  EXPECT_EQ(attach(server, held.reply, "echo").status.code(), StatusCode::kDenied) << "the lease is over";
 }
 
 TEST(Server, ChannelsJoinOnceEachWithTheSecret) {
@@ -150,15 +150,15 @@ TEST(Server, ChannelsJoinOnceEachWithTheSecret) {
   ASSERT_TRUE(server.ready()) << server.log();
   Lease held = lease(server, 1, 512);
   Session session = attach(server, held.reply, "echo");
-  ASSERT_EQ(session.reply.channels, 5u);
+  ASSERT_EQ(session.admission.reply.channels, 5u);
   Fd sockets[5], another;
-  for (uint32_t i = 0; i < 5; i++) EXPECT_EQ(join(server, session, i, &sockets[i]).status, 0u) << i;
-  EXPECT_EQ(join(server, session, 4, &another).status, code(StatusCode::kInvalid)) << "taken";
-  EXPECT_EQ(join(server, session, 5, &another).status, code(StatusCode::kInvalid)) << "too many";
+  for (uint32_t i = 0; i < 5; i++) EXPECT_EQ(join(server, session, i, &sockets[i]).code(), StatusCode::kOk) << i;
+  EXPECT_EQ(join(server, session, 4, &another).code(), StatusCode::kInvalid) << "taken";
+  EXPECT_EQ(join(server, session, 5, &another).code(), StatusCode::kInvalid) << "too many";
   Session forged;
-  forged.reply = session.reply;
-  forged.reply.channel_secret[0] ^= 1;
-  EXPECT_EQ(join(server, forged, 0, &another).status, code(StatusCode::kDenied));
+  forged.admission = session.admission;
+  forged.admission.session_key[0] ^= 1;
+  EXPECT_EQ(join(server, forged, 0, &another).code(), StatusCode::kDenied);
   session.socket.reset();
   EXPECT_TRUE(closes(sockets[0].get(), 2s)) << "channels end with the session";
 }
@@ -170,24 +170,20 @@ TEST(Server, RefusesWhatDoesNotFit) {
   control::AttachRequest request;
   request.protocol = control::kProtocolVersion + 1;
   request.lease_id = held.reply.lease_id;
-  request.secret = held.reply.secret;
   request.transport = "tcp";
   auto attached = [&](const transport::Address& address) {
     Fd socket = dial(address);
-    auto body =
-        control::round_trip(socket.get(), Opcode::kAttach, control::encode_AttachRequest(request), deadline_in(5s));
-    EXPECT_TRUE(body.ok()) << body.status().message();
-    auto reply = control::decode_AttachReply(control::as_bytes(*body));
+    auto session = control::attach(socket.get(), request, held.reply.secret, deadline_in(5s));
     EXPECT_TRUE(closes(socket.get(), 1s));
-    return reply.ok() ? reply->status : 0;
+    return session.status().code();
   };
-  EXPECT_EQ(attached(server.tcp()), code(StatusCode::kInvalid)) << "another protocol";
+  EXPECT_EQ(attached(server.tcp()), StatusCode::kInvalid) << "another protocol";
   request.protocol = control::kProtocolVersion;
-  EXPECT_EQ(attached(server.unix_socket()), code(StatusCode::kInvalid)) << "tcp over the Unix socket";
+  EXPECT_EQ(attached(server.unix_socket()), StatusCode::kInvalid) << "tcp over the Unix socket";
   request.transport = "shm";
-  EXPECT_EQ(attached(server.tcp()), code(StatusCode::kInvalid)) << "shm over TCP";
+  EXPECT_EQ(attached(server.tcp()), StatusCode::kInvalid) << "shm over TCP";
   request.transport = "pigeon";
-  EXPECT_EQ(attached(server.tcp()), code(StatusCode::kInvalid));
+  EXPECT_EQ(attached(server.tcp()), StatusCode::kInvalid);
 }
 
 TEST(Server, AnswersPingBandwidthAndHealth) {

@@ -51,7 +51,6 @@ Server::Server(const ServerSettings& settings) {
   static int count = 0;
   log_path_ = testing::TempDir() + "bfserver-" + std::to_string(getpid()) + "-" + std::to_string(count++) + ".log";
   std::vector<std::string> words = {BF_BUILD "/bin/bfserver",
-                                    "--dev",
                                     "--foreground",
                                     "--listen",
                                     "127.0.0.1:0",
@@ -63,6 +62,7 @@ Server::Server(const ServerSettings& settings) {
                                     std::to_string(settings.memory_mib),
                                     "--log-level",
                                     "debug"};
+  if (settings.dev) words.push_back("--dev");
   words.insert(words.end(), settings.arguments.begin(), settings.arguments.end());
   std::vector<char*> arguments, environment;
   for (auto& word : words) arguments.push_back(word.data());
@@ -164,10 +164,27 @@ Lease lease(const Server& server, uint32_t gpus, uint64_t memory_mib, double fra
   request.memory_bytes = memory_mib * kMiB;
   request.fraction = fraction;
   request.program = "test";
-  std::string body = checked(control::round_trip(lease.connection.get(), Opcode::kLease,
-                                                 control::encode_LeaseRequest(request), deadline_in(5s)));
-  lease.reply = checked(control::decode_LeaseReply(as_bytes(body)));
+  lease.reply = take_lease(lease.connection.get(), request);
   return lease;
+}
+
+control::ReserveReply reserve(int connection, const control::LeaseRequest& request) {
+  std::string body = checked(
+      control::round_trip(connection, Opcode::kReserve, control::encode_LeaseRequest(request), deadline_in(5s)));
+  return checked(control::decode_ReserveReply(as_bytes(body)));
+}
+
+control::LeaseReply take_lease(int connection, const control::LeaseRequest& request) {
+  control::ReserveReply reserved = reserve(connection, request);
+  if (reserved.status != 0) {
+    control::LeaseReply refused;
+    refused.status = reserved.status;
+    refused.message = reserved.message;
+    return refused;
+  }
+  std::string body = checked(control::round_trip(
+      connection, Opcode::kLease, control::encode_CommitRequest({reserved.reservation_id}), deadline_in(5s)));
+  return checked(control::decode_LeaseReply(as_bytes(body)));
 }
 
 Session attach(const Server& server, const control::LeaseReply& lease, const std::string& program, bool local) {
@@ -176,23 +193,19 @@ Session attach(const Server& server, const control::LeaseReply& lease, const std
   control::AttachRequest request;
   request.protocol = control::kProtocolVersion;
   request.lease_id = lease.lease_id;
-  request.secret = lease.secret;
   request.pid = uint32_t(getpid());
   request.program = program;
   request.transport = local ? "shm" : "tcp";
   request.api_version = 13000;
-  std::string body = checked(control::round_trip(session.socket.get(), Opcode::kAttach,
-                                                 control::encode_AttachRequest(request), deadline_in(5s)));
-  session.reply = checked(control::decode_AttachReply(as_bytes(body)));
+  auto admission = control::attach(session.socket.get(), request, lease.secret, deadline_in(5s));
+  session.status = admission.status();
+  if (admission.ok()) session.admission = std::move(*admission);
   return session;
 }
 
-control::JoinReply join(const Server& server, const Session& session, uint32_t index, Fd* socket) {
+Status join(const Server& server, const Session& session, uint32_t index, Fd* socket) {
   *socket = dial(server.tcp());
-  control::JoinRequest request{session.reply.session_id, session.reply.channel_secret, index};
-  std::string body =
-      checked(control::round_trip(socket->get(), Opcode::kJoin, control::encode_JoinRequest(request), deadline_in(5s)));
-  return checked(control::decode_JoinReply(as_bytes(body)));
+  return control::join(socket->get(), session.admission, index, deadline_in(5s));
 }
 
 bool echoes(const Session& session) {

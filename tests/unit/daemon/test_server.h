@@ -10,7 +10,7 @@
 
 #include "base/fd.h"
 #include "proto/control.h"
-#include "proto/control_channel.h"
+#include "proto/handshake.h"
 #include "transport/transport.h"
 
 namespace bf::test {
@@ -25,6 +25,7 @@ struct ServerSettings {
   std::vector<std::string> environment{};
   int gpus = 2;
   int memory_mib = 1024;
+  bool dev = true;  // false: with tokens and TLS; give a --state-dir
 };
 
 class Server {
@@ -66,14 +67,18 @@ struct Lease {
   control::LeaseReply reply;
 };
 Lease lease(const Server& server, uint32_t gpus, uint64_t memory_mib, double fraction = 0);
+// Reserves and commits on the connection; a refusal is the reply's status.
+control::LeaseReply take_lease(int connection, const control::LeaseRequest& request);
+control::ReserveReply reserve(int connection, const control::LeaseRequest& request);
 
 struct Session {
   Fd socket;
-  control::AttachReply reply;
+  Status status;  // of the attach
+  control::Admission admission;
 };
 // `program` tells the fake worker what to do.
 Session attach(const Server& server, const control::LeaseReply& lease, const std::string& program, bool local = false);
-control::JoinReply join(const Server& server, const Session& session, uint32_t index, Fd* socket);
+Status join(const Server& server, const Session& session, uint32_t index, Fd* socket);
 // True if what is written comes back.
 bool echoes(const Session& session);
 // True if the peer closes within `time`.

@@ -14,6 +14,7 @@
 
 #include "nvml/nvml_api.h"
 #include "proto/control_channel.h"
+#include "proto/secrets.h"
 #include "proto/nvml/answers.h"
 #include "transport/transport.h"
 
@@ -118,7 +119,7 @@ class FakeDaemon {
           reply.facts = control::encode_NvmlAnswers(facts[request->device]);
           reply.system = control::encode_NvmlAnswers(system);
         }
-        if (request->secret != std::string("\x00\xff", 2)) reply.status = uint32_t(StatusCode::kDenied);
+        if (request->proof != secrets::reading_proof(std::string("\x00\xff", 2))) reply.status = uint32_t(StatusCode::kDenied);
         body = control::encode_ReadingReply(reply);
       }
       if (!control::send_frame(socket, Opcode::kReading, kReply, body, {}, deadline_in(5s)).ok()) return;

@@ -117,7 +117,7 @@ TEST_F(Bfrun, WaitsWhileAllAreBusy) {
   Lease all = lease(server_, 2, 1024);
   auto start = Clock::now();
   auto done = run({"-m", "100", "--timeout", "1"}, {"true"});
-  EXPECT_EQ(done.status, 125);
+  EXPECT_EQ(done.status, 75);
   EXPECT_NE(done.err.find("busy"), std::string::npos) << done.err;
   EXPECT_GE(Clock::now() - start, 900ms);
   EXPECT_LT(Clock::now() - start, 3s);
@@ -135,6 +135,7 @@ TEST_F(Bfrun, ChoosesAmongServers) {
   ASSERT_TRUE(big.ready()) << big.log();
   auto done = run({"--server", big.address(), "--server", "127.0.0.1:1", "-m", "100"}, {"sh", "-c", "echo $BF_SERVER"});
   EXPECT_EQ(done.out, server_.address() + "\n") << "the tightest fit" << done.err;
+  EXPECT_NE(done.err.find("warning: ignoring a server: cannot reach 127.0.0.1:1"), std::string::npos) << done.err;
   done = run({"--server", big.address(), "-m", "2000"}, {"sh", "-c", "echo $BF_SERVER"});
   EXPECT_EQ(done.out, big.address() + "\n") << "the only one" << done.err;
   std::string file = testing::TempDir() + "servers-" + std::to_string(getpid());
@@ -184,6 +185,24 @@ TEST_F(Bfrun, SaysWhenTheServerEndsTheLease) {
   EXPECT_EQ(done.status, 0);
   EXPECT_EQ(done.out, "still here\n");
   EXPECT_NE(done.err.find("ended the lease"), std::string::npos) << done.err;
+}
+
+TEST_F(Bfrun, SaysWhyTheLeaseWasTakenBack) {
+  Server strict({.arguments = {"--idle-timeout", "1"}});
+  ASSERT_TRUE(strict.ready()) << strict.log();
+  auto done = run_tool({"bfrun", "--server", strict.address(), "-m", "100", "sh", "-c", "sleep 3; echo on my own"});
+  EXPECT_EQ(done.status, 0);
+  EXPECT_EQ(done.out, "on my own\n");
+  EXPECT_NE(done.err.find("after 1 s without a CUDA call (idle timeout)"), std::string::npos) << done.err;
+}
+
+TEST_F(Bfrun, FiltersAndPolicies) {
+  EXPECT_EQ(run({"-m", "100", "--filter", "device.id=1", "-v"}, {"true"}).err.find("GPU 1"), std::string("bfrun: 100 MiB of ").size());
+  auto never = run({"--filter", "device.memory>=99999"}, {"true"});
+  EXPECT_EQ(never.status, 125);
+  EXPECT_NE(never.err.find("no GPU of any server matches the filter device.memory>=99999"), std::string::npos) << never.err;
+  EXPECT_EQ(run({"--filter", "device.memory>=lots"}, {"true"}).status, 2);
+  EXPECT_EQ(run({"-m", "100", "--filter", "device.name=fake", "--filter", "server.addr=127.0.0.0/8", "--policy", "spread"}, {"true"}).status, 0);
 }
 
 TEST_F(Bfrun, NeedsItsLibrary) {

@@ -1,3 +1,4 @@
+#include "tools/remote.h"
 #include "tools/servers.h"
 
 #include <gtest/gtest.h>
@@ -70,13 +71,14 @@ TEST_F(Servers, AFileThatWasNamedMustBeThere) {
   EXPECT_EQ(names(find_servers({}, home_ + "/other.conf")).find("error: "), 0u);
 }
 
-TEST_F(Servers, UnreachableServersSaySo) {
-  auto servers = parse_servers("127.0.0.1:1\n127.0.0.1:2\n", "f");
-  ASSERT_TRUE(servers.ok());
-  auto answers = ask_servers(*servers, std::chrono::milliseconds(500));
-  ASSERT_EQ(answers.size(), 2u);
-  for (auto& answer : answers) EXPECT_EQ(answer.status.code(), StatusCode::kUnavailable);
-  EXPECT_EQ(answers[1].server.port, 2);
+TEST_F(Servers, TheYamlFormHoldsTheSame) {
+  EXPECT_EQ(names(parse_servers("# pool\nservers:\n- gpu1\n- gpu2:7000\n", "f")), "gpu1:56001 gpu2:7000");
+  EXPECT_EQ(names(parse_servers("servers:\n- reachable:\n  - 10.0.0.1:56001\n  - 10.1.0.1:56001\n- addresses: [gpu2]\n- address: gpu3\n", "f")),
+            "10.0.0.1:56001 10.1.0.1:56001 gpu2:56001 gpu3:56001");
+  EXPECT_EQ(names(parse_servers("servers:\n", "f")), "");
+  EXPECT_EQ(names(parse_servers("servers:\n- gpu1\n- host: gpu2\n", "f")).find("error: f:3: "), 0u);
+  EXPECT_EQ(names(parse_servers("servers:\n- [gpu1\n", "f")).find("error: f:"), 0u);
+  EXPECT_EQ(names(parse_servers("servers:\n- gpu1:99999\n", "f")).find("error: f: "), 0u);
 }
 
 TEST_F(Servers, TextForTerminalsIsHarmless) {

@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-namespace bf::daemon {
+namespace bf {
 
 // From getrandom(2).
 std::string random_bytes(size_t count);
@@ -14,4 +14,4 @@ std::string random_id();
 // In time that depends on the lengths only.
 bool equal_secrets(std::string_view a, std::string_view b);
 
-}  // namespace bf::daemon
+}  // namespace bf

@@ -1,12 +1,13 @@
-#include "server/daemon/random.h"
+#include "base/random.h"
 
 #include <sys/random.h>
 
 #include <cerrno>
 
+#include "base/hex.h"
 #include "base/status.h"
 
-namespace bf::daemon {
+namespace bf {
 
 std::string random_bytes(size_t count) {
   std::string bytes(count, '\0');
@@ -19,15 +20,7 @@ std::string random_bytes(size_t count) {
   return bytes;
 }
 
-std::string random_id() {
-  constexpr char kDigits[] = "0123456789abcdef";
-  std::string id;
-  for (char byte : random_bytes(8)) {
-    id += kDigits[uint8_t(byte) >> 4];
-    id += kDigits[uint8_t(byte) & 15];
-  }
-  return id;
-}
+std::string random_id() { return to_hex(random_bytes(8)); }
 
 bool equal_secrets(std::string_view a, std::string_view b) {
   if (a.size() != b.size()) return false;
@@ -36,4 +29,4 @@ bool equal_secrets(std::string_view a, std::string_view b) {
   return difference == 0;
 }
 
-}  // namespace bf::daemon
+}  // namespace bf

@@ -1,0 +1,130 @@
+// bfserver's requests about sessions: a client process proves its lease and gets a worker.
+#include "base/random.h"
+#include "proto/secrets.h"
+#include "server/daemon/daemon.h"
+#include "server/daemon/log.h"
+
+namespace bf::daemon {
+
+void Daemon::refuse_attach(Connection& connection, const Status& why) {
+  log::info("{}: cannot attach: {}", connection.peer(), why.message());
+  control::AttachReply reply;
+  reply.status = uint32_t(why.code());
+  reply.message = why.message();
+  connection.reply_and_close(Opcode::kAttach, kReply, control::encode_AttachReply(reply));
+}
+
+// Whether there is such a lease is not said before the proof.
+void Daemon::attach(Connection& connection, std::string body) {
+  auto request = control::decode_AttachRequest(control::as_bytes(body));
+  if (!request.ok()) return refuse(connection, request.status());
+  if (connection.kept()) return refuse_attach(connection, {StatusCode::kInvalid, "this connection holds a lease; open another"});
+  if (request->protocol != control::kProtocolVersion)
+    return refuse_attach(
+        connection,
+        {StatusCode::kInvalid,
+         fmt::format("the program's Backfield speaks protocol {}, this server {}: install the same version on both",
+                     request->protocol, control::kProtocolVersion)});
+  std::string nonce = random_bytes(control::kSecretBytes);
+  attaching_[connection.id()] = {std::move(body), std::move(*request), nonce};
+  connection.reply(Opcode::kChallenge, control::encode_Challenge({nonce}));
+}
+
+bool Daemon::must_encrypt(const Connection& connection) const {
+  if (connection.local() || options_.encryption == "never") return false;
+  return options_.encryption == "always" || !connection.loopback();
+}
+
+// Everything that can be refused is refused here, before anything is changed.
+Result<control::Assign> Daemon::admit(const Connection& connection, const Attaching& attaching, std::string_view proof,
+                                      Lease** lease) {
+  const control::AttachRequest& request = attaching.request;
+  auto checked = leases_.check(request.lease_id, attaching.body, attaching.nonce, proof);
+  if (!checked.ok()) return checked.status();
+  if (request.transport != (connection.local() ? "shm" : "tcp"))
+    return Status{StatusCode::kInvalid, "the transport '" + request.transport + "' does not work over this connection"};
+  if (must_encrypt(connection) && !request.encrypt)
+    return Status{StatusCode::kDenied, "this server wants sessions encrypted; set BF_ENCRYPT=1, or use bfrun of the same version"};
+  auto slot = leases_.take_slot(**checked);
+  if (!slot.ok()) return slot.status();
+  *lease = *checked;
+  control::Assign session;
+  session.session_id = random_id();
+  session.session_key = secrets::session_key((*lease)->secret, attaching.body, attaching.nonce);
+  session.lease_id = (*lease)->id;
+  for (auto& share : (*lease)->shares) {
+    auto& facts = inventory_.gpus[share.gpu].facts;
+    session.devices.push_back({facts.index, share.bytes, facts.context_bytes, facts.uuid});
+  }
+  session.ledger_slot = *slot;
+  session.transport = request.transport;
+  session.channels = connection.local() ? 0 : 1 + limits::kBulkChannels;
+  session.client_pid = request.pid;
+  session.program = request.program;
+  session.encrypt = request.encrypt && !connection.local();
+  return session;
+}
+
+void Daemon::prove(Connection& connection, const std::string& body) {
+  auto proof = control::decode_Proof(control::as_bytes(body));
+  auto pending = attaching_.extract(connection.id());  // one guess for each challenge
+  if (!proof.ok() || pending.empty())
+    return refuse(connection, proof.ok() ? Status{StatusCode::kInvalid, "a proof must answer a challenge"} : proof.status());
+  const Attaching& attaching = pending.mapped();
+  Lease* lease = nullptr;
+  auto session = admit(connection, attaching, proof->proof, &lease);
+  if (!session.ok()) return refuse_attach(connection, session.status());
+  uint32_t slot = session->ledger_slot;
+  std::string id = session->session_id;
+  lease->last_used = EventLoop::Clock::now();
+  Fd socket = connection.detach();
+  Status assigned = workers_.assign(lease->gpus(), std::move(*session), socket, lease->ledger.fd());
+  drop(connection);
+  if (!assigned.ok()) {
+    leases_.free_slot(*lease, slot);
+    log::error("lease {}: no worker for {}: {}", lease->id, attaching.request.program, assigned.message());
+    control::AttachReply reply;
+    reply.status = uint32_t(assigned.code());
+    reply.message = assigned.message();
+    (void)control::send_frame(socket.get(), Opcode::kAttach, kReply, control::encode_AttachReply(reply), {}, {});
+    return;
+  }
+  audit_.write("session", {{"session", id}, {"lease", lease->id}, {"program", attaching.request.program}, {"peer_pid", int64_t(attaching.request.pid)}});
+  log::info("session {}: {} (process {}) under lease {} over {}", id, attaching.request.program, attaching.request.pid,
+            lease->id, attaching.request.transport);
+}
+
+void Daemon::join(Connection& connection, const std::string& body) {
+  auto request = control::decode_JoinRequest(control::as_bytes(body));
+  if (!request.ok()) return refuse(connection, request.status());
+  auto worker = connection.kept() ? Status{StatusCode::kInvalid, "this connection holds a lease; open another"}
+                                  : workers_.may_join(*request);
+  if (!worker.ok()) {
+    control::JoinReply reply{uint32_t(worker.status().code()), worker.status().message()};
+    return connection.reply_and_close(Opcode::kJoin, kReply, control::encode_JoinReply(reply));
+  }
+  Fd socket = connection.detach();
+  if (Status joined = workers_.join(**worker, request->index, socket.get()); !joined.ok())
+    log::warn("session {}: cannot pass on channel {}: {}", request->session_id, request->index, joined.message());
+  drop(connection);
+}
+
+void Daemon::on_session_end(const Worker& worker, const std::string& how) {
+  auto lived = EventLoop::Clock::now() - worker.started;
+  log::info("session {}: worker {} {} after {} calls{}{}", worker.session.session_id, worker.pid, how,
+            worker.report.calls, worker.report.reason.empty() ? "" : ": ", worker.report.reason);
+  log::debug("worker {} lived {} ms", worker.pid, std::chrono::duration_cast<std::chrono::milliseconds>(lived).count());
+  Lease* lease = leases_.find(worker.lease_id);
+  if (lease == nullptr) return;
+  audit_.write("session-ended", {{"session", worker.session.session_id},
+                                 {"lease", lease->id},
+                                 {"calls", int64_t(worker.report.calls)},
+                                 {"bytes_in", int64_t(worker.report.bytes_in)},
+                                 {"bytes_out", int64_t(worker.report.bytes_out)},
+                                 {"how", how}});
+  leases_.free_slot(*lease, worker.session.ledger_slot);
+  lease->last_used = EventLoop::Clock::now();
+  release_if_over(*lease);
+}
+
+}  // namespace bf::daemon

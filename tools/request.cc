@@ -1,0 +1,181 @@
+#include "tools/request.h"
+
+#include <unistd.h>
+
+#include <charconv>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+
+#include "base/hex.h"
+#include "base/limits.h"
+#include "tools/program.h"
+#include "tools/servers.h"
+
+namespace bf::tools {
+namespace {
+
+void complain(const std::string& tool, const std::string& message) {
+  fprintf(stderr, "%s: %s\n", tool.c_str(), message.c_str());
+}
+
+// On a terminal: one line that says why we wait, and that is wiped when it is over.
+class Progress {
+ public:
+  explicit Progress(std::string tool) : tool_(std::move(tool)) {}
+  void show(const std::string& why) {
+    if (!::isatty(STDERR_FILENO)) return;
+    std::string line = tool_ + ": waiting for a GPU (" + why + ")";
+    if (line.size() > 78) line = line.substr(0, 75) + "...";
+    fprintf(stderr, "\r\033[K%s", line.c_str());
+    shown_ = true;
+  }
+  void wipe() {
+    if (shown_) fputs("\r\033[K", stderr);
+    shown_ = false;
+  }
+
+ private:
+  const std::string tool_;
+  bool shown_ = false;
+};
+
+// The folder of the shim, beside this program.
+std::string library_folder() {
+  std::error_code error;
+  auto program = std::filesystem::read_symlink("/proc/self/exe", error);
+  return (program.parent_path().parent_path() / "lib" / "backfield").string();
+}
+
+control::LeaseRequest lease_request(const RequestOptions& options, const std::string& program) {
+  control::LeaseRequest request;
+  request.gpus = options.gpus;
+  request.memory_bytes = options.memory_mib << 20;
+  request.fraction = options.fraction;
+  char host[256] = "";
+  ::gethostname(host, sizeof host - 1);
+  request.client_name = host;
+  request.client_pid = uint32_t(::getpid());
+  request.program = std::filesystem::path(program).filename().string();
+  return request;
+}
+
+void set_environment(const Borrowed& borrowed, const std::string& transport, const std::string& library) {
+  const char* before = getenv("LD_LIBRARY_PATH");
+  std::string path = before != nullptr && *before != '\0' ? library + ":" + before : library;
+  setenv("LD_LIBRARY_PATH", path.c_str(), 1);
+  setenv("BF_SERVER", borrowed.remote->server().to_string().c_str(), 1);
+  setenv("BF_LEASE", borrowed.lease.lease_id.c_str(), 1);
+  setenv("BF_LEASE_SECRET", to_hex(borrowed.lease.secret).c_str(), 1);
+  setenv("BF_TRANSPORT", transport.c_str(), 1);
+  setenv("BF_ENCRYPT", borrowed.lease.encrypt ? "1" : "0", 1);
+}
+
+}  // namespace
+
+void describe(CLI::App& app, ServerOptions& options) {
+  app.add_option("--server", options.servers, "This server; repeatable")
+      ->expected(1, 1024)
+      ->allow_extra_args(false)
+      ->type_name("HOST[:PORT]");
+  app.add_option("--servers", options.servers_file, "The servers in this file, one host[:port] per line")
+      ->type_name("FILE");
+}
+
+void describe(CLI::App& app, RequestOptions& o) {
+  app.add_option("-n,--gpus", o.gpus, "How many GPUs, all of one server (default 1)")
+      ->check(CLI::Range(1u, limits::kDevices))
+      ->type_name("N");
+  auto* memory = app.add_option("-m,--memory", o.memory_mib, "MiB of memory on each (default: whole GPUs)")
+                     ->check(CLI::Range(uint64_t{1}, uint64_t{1} << 24))
+                     ->type_name("MIB");
+  app.add_option("-p,--fraction", o.fraction, "Share of each instead of MiB, such as 0.25")
+      ->check(CLI::Range(0.001, 1.0))
+      ->type_name("FRACTION")
+      ->excludes(memory);
+  describe(app, o.where);
+  app.add_option("--filter", o.filters, "Only GPUs and servers like this, such as device.memory>=40000; repeatable")
+      ->expected(1, 64)
+      ->allow_extra_args(false)
+      ->type_name("KEY=VALUE");
+  app.add_option("--policy", o.policy, "auto (default), pack (the tightest fit) or spread (the emptiest)")
+      ->check(CLI::IsMember({"auto", "pack", "spread"}))
+      ->type_name("NAME");
+  app.add_option("--timeout", o.timeout_s, "How long to wait while all servers are busy; 0: not at all (default: for ever)")
+      ->check(CLI::Range(0.0, 1e7))
+      ->type_name("SECONDS");
+}
+
+Result<Borrowed> request_gpus(const std::string& tool, const RequestOptions& options, const std::string& program,
+                              bool detached, uint64_t ttl_ms) {
+  Wish wish{.request = lease_request(options, program)};
+  wish.request.detached = detached;
+  wish.request.ttl_ms = ttl_ms;
+  wish.policy = options.policy == "pack" ? Policy::kPack : options.policy == "spread" ? Policy::kSpread : Policy::kAuto;
+  for (auto& text : options.filters) {
+    auto filter = Filter::parse(text);
+    if (!filter.ok()) return filter.status();
+    wish.filters.push_back(std::move(*filter));
+  }
+  if (options.timeout_s) wish.deadline = control::deadline_in(std::chrono::milliseconds((long long)(*options.timeout_s * 1000)));
+  auto servers = find_servers(options.where.servers, options.where.servers_file);
+  if (!servers.ok()) return Status{StatusCode::kUnavailable, servers.status().message()};
+  Progress progress(tool);
+  auto borrowed = borrow(*servers, wish,
+                         {.waiting = [&](const std::string& why) { progress.show(why); },
+                          .warning =
+                              [&](const std::string& what) {
+                                progress.wipe();
+                                complain(tool, "warning: " + what);
+                              }});
+  progress.wipe();
+  return borrowed;
+}
+
+int status_of(const Status& why) {
+  if (why.code() == StatusCode::kExhausted) return kTryAgain;
+  return why.code() == StatusCode::kInvalid ? 2 : kBackfieldFailed;
+}
+
+int check_command(const std::string& tool, const std::vector<std::string>& command) {
+  if (int status = check_program(command[0]); status != 0) {
+    complain(tool, command[0] + (status == kNotFound ? ": not found" : ": cannot be executed"));
+    return status;
+  }
+  std::string library = library_folder();
+  if (::access((library + "/libcuda.so.1").c_str(), R_OK) == 0) return 0;
+  complain(tool, "there is no libcuda.so.1 in " + library + "; is Backfield installed completely?");
+  return kBackfieldFailed;
+}
+
+int run_on(const std::string& tool, const Borrowed& borrowed, const std::string& transport,
+           const std::vector<std::string>& command) {
+  set_environment(borrowed, transport, library_folder());
+  return run_program(command, borrowed.remote->fd(), [&] {
+    std::string why = borrowed.remote->last_words();
+    complain(tool, "the server " + borrowed.remote->server().to_string() + " ended the lease" +
+                       (why.empty() ? "" : ": " + why) + "; CUDA calls of the program fail from now on");
+  });
+}
+
+std::optional<uint64_t> parse_seconds(const std::string& text) {
+  uint64_t number = 0;
+  const char* end = text.data() + text.size();
+  auto [next, error] = std::from_chars(text.data(), end, number);
+  if (error != std::errc{} || end - next > 1 || number > 1'000'000'000) return std::nullopt;
+  switch (next == end ? 's' : *next) {
+    case 's':
+      return number;
+    case 'm':
+      return number * 60;
+    case 'h':
+      return number * 3600;
+    case 'd':
+      return number * 86'400;
+    case 'y':
+      return number * 31'536'000;
+  }
+  return std::nullopt;
+}
+
+}  // namespace bf::tools

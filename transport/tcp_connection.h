@@ -1,0 +1,55 @@
+// One connected socket of a tcp link, plain or with TLS over it.
+//
+// The socket blocks: hang_up() wakes every thread in it, and the descriptor is closed only with the object, after all
+// threads are gone. One thread may send while another receives. With TLS both take turns in the engine, but never wait
+// for the network there.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/status.h"
+#include "transport/tls.h"
+
+namespace bf::transport {
+
+class TcpConnection {
+ public:
+  explicit TcpConnection(Fd fd);
+  TcpConnection(TcpConnection&&) = default;
+
+  // Both ends call this, before anything else. kDenied: the other end does not have the key.
+  Status secure(std::string_view key, bool server, std::chrono::steady_clock::time_point deadline);
+
+  // kUnavailable if the peer closed the connection, another code if the network or this machine failed.
+  Status send(std::span<const iovec> parts);
+  // 1..size bytes; 0 at an orderly end. Polls for up to `spin` before it sleeps.
+  Result<size_t> receive(std::span<std::byte> buffer, std::chrono::microseconds spin);
+  // All of them; false at an orderly end before the first.
+  Result<bool> receive_all(std::span<std::byte> buffer);
+  // Ends the connection both ways, so that a peer blocked in a send notices, too. Whoever still receives may then see
+  // bytes with a gap before them: set a flag first, and look at it after every receive.
+  void hang_up() noexcept;
+
+ private:
+  Status send_encrypted(std::span<const iovec> parts);
+  Result<size_t> receive_encrypted(std::span<std::byte> buffer, std::chrono::microseconds spin);
+
+  struct Cipher {
+    std::mutex mutex;  // of the engine
+    std::unique_ptr<Tls> tls;
+    std::vector<std::byte> raw;  // the receiver's: what the engine has not taken yet lies here
+    std::string sending;         // the sender's
+  };
+
+  Fd fd_;
+  std::unique_ptr<Cipher> cipher_;  // none: plain
+};
+
+}  // namespace bf::transport
