@@ -254,14 +254,14 @@ TEST(Session, DataLandsBeforeTheReplyThatShowsIt) {
       uint64_t watermark = live.worker.link().bulk().send(2, source.data(), source.size(), [](const Status&) {});
       return Answer(0, watermark);
     });
-    void* pinned = nullptr;
-    EXPECT_OK(cuMemAllocHost_v2(&pinned, source.size()));
-    EXPECT_OK(cuMemcpyDtoHAsync_v2(pinned, memory, source.size(), nullptr));
+    std::string landed(source.size(), '.');
+    EXPECT_OK(cuMemHostRegister_v2(landed.data(), landed.size(), 0));
+    EXPECT_OK(cuMemcpyDtoHAsync_v2(landed.data(), memory, landed.size(), nullptr));
     EXPECT_OK(cuStreamSynchronize(nullptr));
-    EXPECT_EQ(std::memcmp(pinned, source.data(), source.size()), 0);
+    EXPECT_TRUE(landed == source);
     live.worker.on("cuStreamSynchronize", [](const FakeWorker::Seen&) { return Answer(); });
-    EXPECT_OK(cuMemFreeHost(pinned));
-    EXPECT_EQ(cuMemFreeHost(pinned), CUDA_ERROR_INVALID_VALUE);
+    EXPECT_OK(cuMemHostUnregister(landed.data()));
+    EXPECT_EQ(cuMemFreeHost(landed.data()), CUDA_ERROR_INVALID_VALUE);
   });
 }
 

@@ -13,6 +13,7 @@ Answer server(const std::string& name, uint32_t gpus) {
   Answer answer;
   answer.server.host = name;
   answer.server.port = 56001;
+  answer.status = ok_status();
   for (uint32_t i = 0; i < gpus; i++) {
     control::Gpu gpu;
     gpu.index = i;
