@@ -13,6 +13,7 @@
 #include "client/contexts.h"
 #include "client/mirrors.h"
 #include "proto/abi/managed_hints.h"
+#include "proto/mirror.h"
 
 namespace bf::client {
 
@@ -113,7 +114,7 @@ class Heap {
     for (int attempt = 0; attempt < kAttempts; ++attempt) {
       if (next_ + bytes > kEnd) next_ = kBegin;
       const uint64_t wanted = next_;
-      next_ += bytes;
+      next_ += (bytes + kManagedStep - 1) & ~(kManagedStep - 1);
       if (!map_at(wanted, bytes)) continue;
       result = Mirrors::instance().add(wanted, bytes, kMirrorManaged);
       if (result == CUDA_SUCCESS) {

@@ -83,6 +83,10 @@ class Mirror {
   const size_t shadow_map_bytes_;
 };
 
+// The driver reserves address space where it is asked to only from this size on (measured, 580.159.04): managed ranges lie
+// so far apart, and the worker reserves no less.
+inline constexpr uint64_t kManagedStep = 32 << 20;
+
 // What the client wants mirrored (bfMirrorMap).
 enum MirrorKind : uint32_t {
   kMirrorHost = 0,      // pinned or registered memory

@@ -144,7 +144,8 @@ CUresult Mirrors::map_managed(uint64_t address, uint64_t bytes, size_t device) {
   if (!range.mirror) return CUDA_ERROR_OUT_OF_MEMORY;
 
   CUdeviceptr reserved = 0;
-  CUresult result = driver_.cuMemAddressReserve(&reserved, bytes, 0, address, 0);
+  const uint64_t reserved_bytes = std::max(bytes, kManagedStep);
+  CUresult result = driver_.cuMemAddressReserve(&reserved, reserved_bytes, 0, address, 0);
   if (result != CUDA_SUCCESS) return result;
   const CUmemLocation here{CU_MEM_LOCATION_TYPE_DEVICE, int(device)};
   CUmemAllocationProp properties{};
@@ -171,7 +172,7 @@ CUresult Mirrors::map_managed(uint64_t address, uint64_t bytes, size_t device) {
   if (mapped) driver_.cuMemUnmap(address, bytes);
   if (charged) charges_.drop_physical(range.physical);
   if (range.physical) driver_.cuMemRelease(range.physical);
-  driver_.cuMemAddressFree(reserved, bytes);
+  driver_.cuMemAddressFree(reserved, reserved_bytes);
   return result;
 }
 
@@ -213,7 +214,7 @@ void Mirrors::release(uint64_t address, Range& range) {
   driver_.cuMemUnmap(address, range.bytes);
   driver_.cuMemRelease(range.physical);
   charges_.drop_physical(range.physical);
-  driver_.cuMemAddressFree(address, range.bytes);
+  driver_.cuMemAddressFree(address, std::max(range.bytes, kManagedStep));
 }
 
 CUresult Mirrors::unmap(uint64_t address) {

@@ -116,7 +116,7 @@
                 "one or more resources passed in are not valid resource types for the operation")                      \
   BF_ERROR_TEXT(CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION,                                                             \
                 "one or more resources are insufficient or non-applicable for the operation")                          \
-  BF_ERROR_TEXT(CUDA_ERROR_KEY_ROTATION, "a cryptographic key rotation is needed")                                     \
+  BF_ERROR_TEXT(CUDA_ERROR_KEY_ROTATION, "an error happened during the key rotation sequence")                                     \
   BF_ERROR_TEXT(CUDA_ERROR_UNKNOWN, "unknown error")
 
 namespace bf::softgpu {

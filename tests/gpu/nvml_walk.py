@@ -66,6 +66,8 @@ def main():
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
+            pynvml.nvmlInit()  # the vendor's library knows that it was forked
+            device = pynvml.nvmlDeviceGetHandleByIndex(0)
             os.write(writing, kind_of(function, device).encode())
             os._exit(0)
         os.close(writing)
