@@ -15,6 +15,13 @@
 
 namespace bf::transport::test {
 
+// How soon a broken link has to be noticed. ThreadSanitizer slows encryption down.
+#ifdef __SANITIZE_THREAD__
+inline constexpr std::chrono::seconds kPromptly{5};
+#else
+inline constexpr std::chrono::seconds kPromptly{1};
+#endif
+
 enum class Kind { kTcp4, kTcp6, kTls, kShm, kLoopback, kLoopbackDelay, kLoopbackSplit };
 const char* name_of(Kind kind);
 bool available(Kind kind);  // false: this machine has no IPv6

@@ -167,7 +167,7 @@ TEST_P(BulkContract, AFullRingStallsTheSenderButNotSend) {
   auto before = Clock::now();
   for (uint64_t i = 0; i < 3 * kRing; i++)
     EXPECT_EQ(pair_.client->bulk().send(i, source.data(), 1000, sent.callback()), i + 1);
-  EXPECT_LT(Clock::now() - before, 1s);
+  EXPECT_LT(Clock::now() - before, kPromptly);
   ASSERT_TRUE(sink.wait_landed(kRing));
   std::this_thread::sleep_for(100ms);
   EXPECT_EQ(sink.landed_count(), kRing) << "blocks came past the window";
@@ -325,7 +325,7 @@ TEST_P(BulkContract, StopWhileBusy) {
     auto before = Clock::now();
     stopping.bulk().stop();
     over = true;
-    EXPECT_LT(Clock::now() - before, 1s);
+    EXPECT_LT(Clock::now() - before, kPromptly);
     Link& other = &stopping == pair.client.get() ? *pair.worker : *pair.client;
     EXPECT_TRUE((&stopping == pair.client.get() ? sinks[1] : sinks[0]).wait_lost());
     EXPECT_TRUE(sent.wait(8));

@@ -143,7 +143,7 @@ TEST_P(StreamContract, WhatWasSentBeforeTheEndStillArrives) {
   ASSERT_TRUE(end.ok()) << end.status().message();
   EXPECT_EQ(end.value(), 0u);
   // Not at once, perhaps, but soon.
-  auto deadline = Clock::now() + 1s;
+  auto deadline = Clock::now() + kPromptly;
   Status status;
   while (status.ok() && Clock::now() < deadline) status = send_bytes(pair_.client->calls(), {got.data(), 100});
   EXPECT_EQ(status.code(), StatusCode::kUnavailable);
@@ -179,7 +179,7 @@ void expect_all_woken(Link& link, const std::function<void()>& act) {
   for (auto& thread : threads) thread.join();
   for (const Woken& one : woken) {
     EXPECT_TRUE(one.failed);
-    EXPECT_LT(one.at - before, 1s);
+    EXPECT_LT(one.at - before, kPromptly);
   }
 }
 
@@ -253,8 +253,8 @@ TEST(LoopbackFaults, CutWakesEverything) {
   EXPECT_TRUE(send_bytes(pair.worker->calls(), last).ok());
   EXPECT_TRUE(receive_exactly(pair.client->calls(), last, 0us));
   expect_all_woken(*pair.client, [&] { EXPECT_FALSE(send_bytes(pair.worker->calls(), last).ok()); });
-  EXPECT_TRUE(client_sink.wait_lost(1s));
-  EXPECT_TRUE(worker_sink.wait_lost(1s));
+  EXPECT_TRUE(client_sink.wait_lost(kPromptly));
+  EXPECT_TRUE(worker_sink.wait_lost(kPromptly));
 }
 
 TEST(LoopbackFaults, OneByteIsCorrupted) {
