@@ -54,7 +54,7 @@ CUresult copy_on_worker(CUdeviceptr destination, CUdeviceptr source, size_t byte
   if (!device_covers(source, bytes) || !device_covers(destination, bytes)) return CUDA_ERROR_INVALID_VALUE;
   const bool host = is_mirrored(source) || is_mirrored(destination);
   if (host) {
-    if (CUresult result = publish_changes(); result != CUDA_SUCCESS) return result;
+    if (CUresult result = publish_changes(stream); result != CUDA_SUCCESS) return result;
   }
   if (wait == Wait::kNo) return post_cuMemcpyDtoDAsync_v2(destination, source, bytes, stream);
   CUresult result = post_cuMemcpyDtoD_v2(destination, source, bytes);
@@ -211,7 +211,7 @@ CUresult copy_to_device(CUdeviceptr destination, const void* source, size_t byte
   if (is_mirrored(value_of(source))) return copy_on_worker(destination, value_of(source), bytes, stream, wait);
   if (!source || !device_covers(destination, bytes)) return CUDA_ERROR_INVALID_VALUE;
   if (is_mirrored(destination)) {
-    if (CUresult result = publish_changes(); result != CUDA_SUCCESS) return result;
+    if (CUresult result = publish_changes(stream); result != CUDA_SUCCESS) return result;
   }
   return send(HostLayout::dense(source, bytes), linear_box(bytes), destination, stream, wait);
 }
@@ -223,7 +223,7 @@ CUresult copy_from_device(void* destination, CUdeviceptr source, size_t bytes, C
   if (is_mirrored(value_of(destination))) return copy_on_worker(value_of(destination), source, bytes, stream, wait);
   if (!destination || !device_covers(source, bytes)) return CUDA_ERROR_INVALID_VALUE;
   if (is_mirrored(source)) {
-    if (CUresult result = publish_changes(); result != CUDA_SUCCESS) return result;
+    if (CUresult result = publish_changes(stream); result != CUDA_SUCCESS) return result;
   }
   return receive(HostLayout::dense(destination, bytes), linear_box(bytes), source, stream, wait);
 }

@@ -76,7 +76,7 @@ CUresult copy_box(const CUDA_MEMCPY3D* given, CUstream stream, Wait wait) {
     }
     return CUDA_SUCCESS;
   }
-  if (CUresult result = publish_changes(); result != CUDA_SUCCESS) return result;
+  if (CUresult result = publish_changes(stream); result != CUDA_SUCCESS) return result;
   if (box.from_host) return copy_box_to_device(box.source, box.copy, stream, wait);
   if (box.to_host) return copy_box_from_device(box.destination, box.copy, stream, wait);
   return wait == Wait::kYes ? remote_cuMemcpy3D_v2(&box.copy, 0, 0, Payload())

@@ -112,7 +112,7 @@ CUresult handle_cuGraphLaunch(CUgraphExec hGraphExec, CUstream hStream) noexcept
     if (result == CUDA_SUCCESS) capture_add(*capture, exec->data);
     return result;
   }
-  if (CUresult result = publish_changes(); result != CUDA_SUCCESS) return result;
+  if (CUresult result = publish_changes(hStream); result != CUDA_SUCCESS) return result;
   if (CUresult result = copy_graph_inputs(exec->data, hStream); result != CUDA_SUCCESS) return result;
   if (CUresult result = post_cuGraphLaunch(hGraphExec, hStream); result != CUDA_SUCCESS) return result;
   if (!exec->data.callbacks.empty()) Session::get()->callbacks().graph_launched();

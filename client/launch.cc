@@ -125,7 +125,7 @@ CUresult handle_cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigned int
   if (CUresult result = check_launch(f, shape, hStream, false, &function); result != CUDA_SUCCESS) return result;
   PackedParameters packed;
   if (CUresult result = packed.pack(*function, kernelParams, extra); result != CUDA_SUCCESS) return result;
-  if (CUresult result = publish_changes(); result != CUDA_SUCCESS) return result;
+  if (CUresult result = publish_changes(hStream); result != CUDA_SUCCESS) return result;
   return post_cuLaunchKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes, hStream,
                              nullptr, nullptr, packed.bytes());
 }
@@ -138,7 +138,7 @@ CUresult handle_cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, u
   if (CUresult result = check_launch(f, shape, hStream, true, &function); result != CUDA_SUCCESS) return result;
   PackedParameters packed;
   if (CUresult result = packed.pack(*function, kernelParams, nullptr); result != CUDA_SUCCESS) return result;
-  if (CUresult result = publish_changes(); result != CUDA_SUCCESS) return result;
+  if (CUresult result = publish_changes(hStream); result != CUDA_SUCCESS) return result;
   return post_cuLaunchCooperativeKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes,
                                         hStream, nullptr, packed.bytes());
 }
@@ -158,7 +158,7 @@ CUresult handle_cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction f, voi
   if (result != CUDA_SUCCESS) return result;
   PackedParameters packed;
   if (result = packed.pack(*function, kernelParams, extra); result != CUDA_SUCCESS) return result;
-  if (result = publish_changes(); result != CUDA_SUCCESS) return result;
+  if (result = publish_changes(config->hStream); result != CUDA_SUCCESS) return result;
   return post_cuLaunchKernelEx(config, f, nullptr, nullptr, packed.bytes(),
                                std::as_bytes(std::span(config->attrs, config->numAttrs)));
 }

@@ -32,7 +32,7 @@ CUresult check(CUdeviceptr dst, size_t element, size_t width, size_t pitch, size
     range->mirrored = true;
   }
   *host = range->host() && !range->mirrored;
-  return range->host() ? publish_changes() : CUDA_SUCCESS;
+  return range->host() ? publish_changes(stream) : CUDA_SUCCESS;
 }
 
 // A set of host memory that the device does not reach: the worker sends the bytes back in stream order.

@@ -5,6 +5,7 @@
 
 #include "api/remote.h"
 #include "base/log.h"
+#include "client/capture.h"
 #include "client/contexts.h"
 
 namespace bf::client {
@@ -173,6 +174,10 @@ CUresult reach_pointers(std::span<const std::byte> bytes) {
   for (uint64_t address : hidden)
     if (CUresult result = reach(address); result != CUDA_SUCCESS) return result;
   return CUDA_SUCCESS;
+}
+
+CUresult publish_live_changes(CUstream stream) {
+  return capture_of(stream) ? CUDA_SUCCESS : Mirrors::instance().publish();
 }
 
 }  // namespace bf::client

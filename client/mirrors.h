@@ -56,10 +56,11 @@ class Mirrors {
   std::atomic<uint64_t> side_frames_{0};     // sent with host functions' ends; counts up under lock_
 };
 
-// Before anything that makes the device read or write memory that the program may reach, too.
-inline CUresult publish_changes() {
-  Mirrors& mirrors = Mirrors::instance();
-  return mirrors.live() ? mirrors.publish() : CUDA_SUCCESS;
+// Before anything in `stream` that makes the device read or write memory that the program may reach, too. While the
+// stream is captured nothing runs: the launch of the graph publishes, and waiting for the device would end the capture.
+CUresult publish_live_changes(CUstream stream);
+inline CUresult publish_changes(CUstream stream) {
+  return Mirrors::instance().live() ? publish_live_changes(stream) : CUDA_SUCCESS;
 }
 
 // Makes device code reach the pinned or registered memory at `address`, if it does not yet. INVALID_VALUE: there is no

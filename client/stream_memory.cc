@@ -14,7 +14,7 @@ CUresult prepare(CUstream stream, CUdeviceptr address) {
   if (state().ranges.any_hidden() && state().ranges.hidden(address)) {
     if (CUresult result = reach(address); result != CUDA_SUCCESS) return result;
   }
-  return publish_changes();
+  return publish_changes(stream);
 }
 
 }  // namespace
