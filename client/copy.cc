@@ -47,7 +47,7 @@ CUDA_MEMCPY3D linear_box(size_t bytes) {
 CUresult capture_copy(Capture& capture, const HostLayout& host, CUDA_MEMCPY3D copy, CUdeviceptr address, bool to_device,
                       CUstream stream) {
   CUresult result;
-  auto staging = make_staging(host.bytes(), &result);
+  auto staging = make_staging(host, &result);
   if (!staging) return result;
   if (address) {
     result = to_device ? post_cuMemcpyDtoDAsync_v2(address, staging->address, host.bytes(), stream)
@@ -56,7 +56,7 @@ CUresult capture_copy(Capture& capture, const HostLayout& host, CUDA_MEMCPY3D co
     put_staging(copy, to_device, staging->address);
     result = post_cuMemcpy3DAsync_v2(&copy, stream, 0, 0, Payload());
   }
-  if (result == CUDA_SUCCESS) capture_add(capture, HostCopy{host, std::move(staging), to_device});
+  if (result == CUDA_SUCCESS) capture_add(capture, std::move(staging));
   return result;
 }
 
@@ -210,10 +210,13 @@ CUresult copy_any(uint64_t destination, uint64_t source, size_t bytes, CUstream 
   return CUDA_SUCCESS;
 }
 
-CUresult copy_graph_inputs(const GraphData& data, CUstream stream) {
-  for (const HostCopy& copy : data.copies) {
-    if (!copy.to_device) continue;
-    CUresult result = send(copy.host, linear_box(copy.host.bytes()), copy.staging->address, stream, Wait::kNo);
+// A copy out of the graph that may not happen is given what it would write over.
+CUresult copy_graph_inputs(const GraphExec& exec, CUstream stream) {
+  for (const StagedCopy& copy : exec.copies) {
+    const bool may_not_happen = (copy.flags & GraphPart::kMaybeSkipped) || exec.skips_nodes;
+    if (!(copy.flags & GraphPart::kReadsHost) && !may_not_happen) continue;
+    const Staging& staging = *copy.staging;
+    CUresult result = send(staging.host, linear_box(staging.host.bytes()), staging.address, stream, Wait::kNo);
     if (result != CUDA_SUCCESS) return result;
   }
   return CUDA_SUCCESS;
@@ -221,12 +224,13 @@ CUresult copy_graph_inputs(const GraphData& data, CUstream stream) {
 
 // Unlike a copy that the program asks for, one into pageable memory does not hold up the launch: the bytes land before
 // the program can see that the graph has completed.
-CUresult copy_graph_outputs(const GraphData& data, CUstream stream) {
+CUresult copy_graph_outputs(const GraphExec& exec, CUstream stream) {
   Landing& landing = session().landing();
-  for (const HostCopy& copy : data.copies) {
-    if (copy.to_device) continue;
-    uint64_t ticket = landing.issue(copy.host);
-    CUresult result = post_cuMemcpyDtoHAsync_v2(nullptr, copy.staging->address, copy.host.bytes(), stream, ticket);
+  for (const StagedCopy& copy : exec.copies) {
+    if (!(copy.flags & GraphPart::kWritesHost) || (copy.flags & GraphPart::kDelivered)) continue;
+    const Staging& staging = *copy.staging;
+    uint64_t ticket = landing.issue(staging.host);
+    CUresult result = post_cuMemcpyDtoHAsync_v2(nullptr, staging.address, staging.host.bytes(), stream, ticket);
     if (result != CUDA_SUCCESS) {
       landing.forget(ticket);
       return result;

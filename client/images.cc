@@ -76,6 +76,14 @@ std::mutex& upload_order() {
   return *mutex;
 }
 
+CUresult send(const Parcel& parcel, Sha256* name) {
+  *name = sha256(parcel.parts);
+  std::lock_guard guard(upload_order());
+  uint32_t present = 0;
+  if (CUresult result = remote_bfImageProbe(*name, present); result != CUDA_SUCCESS) return result;
+  return present ? CUDA_SUCCESS : put(parcel, *name);
+}
+
 }  // namespace
 
 CUresult send_image(const void* address, Loader loader, Sha256* name) {
@@ -83,11 +91,13 @@ CUresult send_image(const void* address, Loader loader, Sha256* name) {
   if (!image.ok() || (image->wrapped && loader == Loader::kModule)) return CUDA_ERROR_INVALID_IMAGE;
   Parcel parcel;
   if (CUresult result = make_parcel(*image, &parcel); result != CUDA_SUCCESS) return result;
-  *name = sha256(parcel.parts);
-  std::lock_guard guard(upload_order());
-  uint32_t present = 0;
-  if (CUresult result = remote_bfImageProbe(*name, present); result != CUDA_SUCCESS) return result;
-  return present ? CUDA_SUCCESS : put(parcel, *name);
+  return send(parcel, name);
+}
+
+CUresult send_bytes(std::span<const std::byte> bytes, Sha256* name) {
+  Parcel parcel;
+  parcel.parts = {bytes};
+  return send(parcel, name);
 }
 
 }  // namespace bf::client

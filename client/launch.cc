@@ -7,6 +7,7 @@
 #include "client/capture.h"
 #include "client/contexts.h"
 #include "client/functions.h"
+#include "client/graphs.h"
 
 namespace bf::client {
 
@@ -172,7 +173,7 @@ CUresult handle_cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void* userData) 
   if (result != CUDA_SUCCESS) {
     callbacks.remove(id);
   } else if (capture) {
-    capture_add(*capture, std::make_shared<GraphCallback>(id));
+    capture_add(*capture, keep_callback(id));
   }
   return result;
 }

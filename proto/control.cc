@@ -331,6 +331,13 @@ static void visit(V& v, M& m) {
   v.number(2, m.status);
   v.number(3, m.watermark);
   v.number(4, m.data_frames);
+  v.bytes(5, m.wanted, limits::kControlBodyBytes);
+}
+
+template <class V, Is<HostData> M>
+static void visit(V& v, M& m) {
+  v.number(1, m.staging);
+  v.number(2, m.offset);
 }
 
 template <class V, Is<WorkerDevice> M>
@@ -398,6 +405,7 @@ BF_CONTROL_CODEC(DataNotice)
 BF_CONTROL_CODEC(AsyncErrorNotice)
 BF_CONTROL_CODEC(PrintNotice)
 BF_CONTROL_CODEC(CallbackNotice)
+BF_CONTROL_CODEC(HostData)
 BF_CONTROL_CODEC(Assign)
 BF_CONTROL_CODEC(Channel)
 BF_CONTROL_CODEC(Ready)

@@ -144,6 +144,11 @@ struct CallbackNotice {
   uint32_t status = 0;
   uint64_t watermark = 0;
   uint64_t data_frames = 0;
+  std::string wanted;  // addresses, 8 little-endian bytes each: staging that the graph reads behind the function
+};
+struct HostData {
+  uint64_t staging = 0;
+  uint64_t offset = 0;
 };
 
 // --- bfserver <-> bfworker (proto/supervise.h carries them) ----------------------------------------------------------
@@ -206,6 +211,7 @@ std::string encode_DataNotice(const DataNotice& message);
 std::string encode_AsyncErrorNotice(const AsyncErrorNotice& message);
 std::string encode_PrintNotice(const PrintNotice& message);
 std::string encode_CallbackNotice(const CallbackNotice& message);
+std::string encode_HostData(const HostData& message);
 std::string encode_Assign(const Assign& message);
 std::string encode_Channel(const Channel& message);
 std::string encode_Ready(const Ready& message);
@@ -228,6 +234,7 @@ Result<DataNotice> decode_DataNotice(Bytes body);
 Result<AsyncErrorNotice> decode_AsyncErrorNotice(Bytes body);
 Result<PrintNotice> decode_PrintNotice(Bytes body);
 Result<CallbackNotice> decode_CallbackNotice(Bytes body);
+Result<HostData> decode_HostData(Bytes body);
 Result<Assign> decode_Assign(Bytes body);
 Result<Channel> decode_Channel(Bytes body);
 Result<Ready> decode_Ready(Bytes body);

@@ -17,6 +17,14 @@ bool to_hash(std::span<const std::byte> bytes, Sha256& hash) {
 
 }  // namespace
 
+bool loadable(const Image& image) {
+  constexpr uint32_t kWrapperMagic = 0x466243b1;
+  uint32_t magic = 0;
+  if (image.size() < sizeof(magic)) return false;
+  std::memcpy(&magic, image.data(), sizeof(magic));
+  return magic != kWrapperMagic;
+}
+
 const char* Images::put(std::span<const std::byte> name, uint64_t total_bytes, uint64_t offset,
                         std::span<const std::byte> bytes) {
   Sha256 hash;

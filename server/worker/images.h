@@ -18,6 +18,9 @@ namespace bf::server {
 
 using Image = std::vector<std::byte>;  // one zero byte follows the image: PTX is text
 
+// cudart's wrapper around a fat binary is an address inside the program; only what it points at may travel.
+bool loadable(const Image& image);
+
 class Images {
  public:
   static constexpr size_t kUnfinished = 16;                // images whose slices are still coming

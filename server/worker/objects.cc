@@ -136,6 +136,13 @@ CUresult handle_cuMemRelease(Call& call, CUmemGenericAllocationHandle handle) {
   return result;
 }
 
+// Another handle for the same memory: the driver counts them.
+CUresult handle_cuMemRetainAllocationHandle(Call& call, CUmemGenericAllocationHandle* handle, void* addr) {
+  const CUresult result = call.driver.cuMemRetainAllocationHandle(handle, addr);
+  if (result == CUDA_SUCCESS) session_of(call).charges.retain_physical(*handle, uint64_t(addr));
+  return result;
+}
+
 CUresult handle_cuMemMap(Call& call, CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAllocationHandle handle,
                          unsigned long long flags) {
   const CUresult result = call.driver.cuMemMap(ptr, size, offset, handle, flags);

@@ -98,7 +98,9 @@ Session::Session(transport::Link& link, Prepared& prepared, const SessionConfig&
       charges(ledger, config.ledger_slot, charge_devices(config)),
       contexts(*this),
       functions(*this),
-      host_calls(link.side(), outbox, [this](Status why) { end(std::move(why)); }),
+      graph_staging(driver),
+      host_calls(link.side(), outbox, graph_staging, [this](Status why) { end(std::move(why)); }),
+      graphs(*this),
       lanes_(new std::unique_ptr<LaneCall>[limits::kLanes]) {}
 
 Session::~Session() = default;

@@ -21,9 +21,11 @@
 #include "server/worker/contexts.h"
 #include "server/worker/copies.h"
 #include "server/worker/functions.h"
+#include "server/worker/graphs.h"
 #include "server/worker/handles.h"
 #include "server/worker/host_calls.h"
 #include "server/worker/images.h"
+#include "server/worker/links.h"
 #include "server/worker/order.h"
 #include "server/worker/prepared.h"
 #include "server/worker/prints.h"
@@ -85,7 +87,10 @@ class Session final : public Order::Runner {
   Contexts contexts;
   Images images;
   Functions functions;
+  Links links;
+  GraphStaging graph_staging;
   HostCalls host_calls;
+  Graphs graphs;
 
  private:
   class LaneCall;

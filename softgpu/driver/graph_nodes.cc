@@ -127,8 +127,12 @@ CUresult generic_node_work(const CUgraphNodeParams& params, ContextRef* context,
     case CU_GRAPH_NODE_TYPE_MEM_FREE:
       *work = FreeWork{params.free.dptr};
       return CUDA_SUCCESS;
-    default:
+    case CU_GRAPH_NODE_TYPE_CONDITIONAL:
+    case CU_GRAPH_NODE_TYPE_EXT_SEMAS_SIGNAL:
+    case CU_GRAPH_NODE_TYPE_EXT_SEMAS_WAIT:
       return CUDA_ERROR_NOT_SUPPORTED;
+    default:
+      return CUDA_ERROR_INVALID_VALUE;
   }
 }
 
