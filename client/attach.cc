@@ -103,7 +103,7 @@ Result<AttachSettings> AttachSettings::from_environment() {
   return settings;
 }
 
-Result<Attached> attach(const AttachSettings& settings) {
+Result<Attached> attach(const AttachSettings& settings, bool* device_twice) {
   auto deadline = control::deadline_in(std::chrono::milliseconds(limits::kHandshakeTimeoutMs));
   transport::Address address;
   auto dialled = dial_server(settings, deadline, &address);
@@ -116,11 +116,15 @@ Result<Attached> attach(const AttachSettings& settings) {
   request.program = program_invocation_short_name;
   request.transport = dialled->same_host ? "shm" : "tcp";
   request.api_version = kApiVersion;
+  request.choose_devices = settings.cuda.visible_devices.has_value();
+  request.visible_devices = settings.cuda.visible_devices.value_or("");
+  request.pci_order = settings.cuda.pci_order;
   int socket = dialled->socket.get();
   auto body = control::round_trip(socket, Opcode::kAttach, control::encode_AttachRequest(request), deadline);
   if (!body.ok()) return body.status();
   auto reply = control::decode_AttachReply(control::as_bytes(*body));
   if (!reply.ok()) return reply.status();
+  *device_twice = reply->device_twice;
   if (reply->status != 0) return control::to_status(reply->status, reply->message);
 
   Attached attached;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/cuda_environment.h"
 #include "base/status.h"
 #include "transport/transport.h"
 
@@ -17,6 +18,7 @@ struct AttachSettings {
   std::string lease;
   std::string secret;     // raw bytes
   std::string transport;  // auto | tcp | shm
+  CudaEnvironment cuda;   // which of the lease's devices the program wants
 
   static Result<AttachSettings> from_environment();
 };
@@ -27,7 +29,8 @@ struct Attached {
 };
 
 // Dials, proves the lease, opens the channels. Blocks for at most limits::kHandshakeTimeoutMs.
-Result<Attached> attach(const AttachSettings& settings);
+// kImpossible: no device is visible; `device_twice` says whether because one was named twice.
+Result<Attached> attach(const AttachSettings& settings, bool* device_twice);
 
 // Tests without a server give a factory; it is asked instead of from_environment() and attach().
 using LinkFactory = std::function<Result<Attached>()>;

@@ -86,7 +86,10 @@ CUresult check_legacy(CUstream stream) {
   bool implicit = false;
   state().streams.for_each([&](uint64_t, Stream& object) {
     std::lock_guard guard(g_lock);
-    if (object.capture && !object.capture->ended.load(std::memory_order_acquire) && object.capture->blocking) implicit = true;
+    if (object.capture && !object.capture->ended.load(std::memory_order_acquire) && object.capture->blocking) {
+      implicit = true;
+      object.capture->broken.store(true, std::memory_order_release);
+    }
   });
   return implicit ? CUDA_ERROR_STREAM_CAPTURE_IMPLICIT : CUDA_SUCCESS;
 }
@@ -142,6 +145,11 @@ CUresult handle_cuStreamEndCapture(CUstream hStream, CUgraph* phGraph) noexcept 
   if (capture && !goes_on && !capture->ended.exchange(true, std::memory_order_acq_rel)) {
     g_active.fetch_sub(1, std::memory_order_release);
   }
+  if (result == CUDA_SUCCESS && capture && capture->broken.load(std::memory_order_acquire)) {
+    if (!capture->graph) handle_cuGraphDestroy(graph);
+    graph = nullptr;
+    result = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+  }
   if (phGraph) *phGraph = graph;
   if (result != CUDA_SUCCESS) return result;
   if (capture) {
@@ -157,7 +165,10 @@ CUresult handle_cuStreamIsCapturing(CUstream hStream, CUstreamCaptureStatus* cap
   if (is_legacy(hStream) && !current_context()) return CUDA_ERROR_INVALID_CONTEXT;
   if (CUresult result = check_legacy(hStream); result != CUDA_SUCCESS) return result;
   auto capture = capture_of(hStream);
-  *captureStatus = capture ? CU_STREAM_CAPTURE_STATUS_ACTIVE : CU_STREAM_CAPTURE_STATUS_NONE;
+  *captureStatus = !capture ? CU_STREAM_CAPTURE_STATUS_NONE
+                   : capture->broken.load(std::memory_order_acquire) ? CU_STREAM_CAPTURE_STATUS_INVALIDATED
+                                                                      : CU_STREAM_CAPTURE_STATUS_ACTIVE;
+  if (capture && capture->broken.load(std::memory_order_acquire)) return CUDA_SUCCESS;
   if (!capture || capture->troubles == Session::get()->capture_troubles()) return CUDA_SUCCESS;
   WorkerView view;
   CUresult result = ask_worker(hStream, &view);

@@ -19,7 +19,8 @@ std::shared_ptr<Capture> capture_of(CUstream stream);
 void capture_recorded(CUevent event, CUstream stream, unsigned flags);
 void capture_waits(CUstream stream, CUevent event, unsigned flags);
 
-// Work on the legacy stream while a stream that synchronises with it captures: STREAM_CAPTURE_IMPLICIT.
+// Work on the legacy stream while a stream that synchronises with it captures: STREAM_CAPTURE_IMPLICIT, and the end of
+// these captures.
 CUresult check_legacy(CUstream stream);
 
 // Adds to what the graph of this capture keeps alive.

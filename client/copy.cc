@@ -278,24 +278,28 @@ CUresult handle_cuMemcpyPeer(CUdeviceptr dstDevice, CUcontext dstContext, CUdevi
                              size_t ByteCount) noexcept {
   bool empty;
   if (CUresult result = check(default_stream(), ByteCount, &empty); result != CUDA_SUCCESS) return result;
-  if (!state().contexts.find(value_of(dstContext)) || !state().contexts.find(value_of(srcContext))) {
-    return CUDA_ERROR_INVALID_CONTEXT;
+  // NULL will do: an address says where it is (580.159.04).
+  for (CUcontext context : {dstContext, srcContext}) {
+    if (context && !state().contexts.find(value_of(context))) return CUDA_ERROR_INVALID_CONTEXT;
   }
   if (empty) return CUDA_SUCCESS;
   if (!device_covers(srcDevice, ByteCount) || !device_covers(dstDevice, ByteCount)) return CUDA_ERROR_INVALID_VALUE;
-  return post_cuMemcpyPeer(dstDevice, dstContext, srcDevice, srcContext, ByteCount);
+  return post_cuMemcpyPeer(dstDevice, dstContext ? dstContext : as_handle<CUcontext>(current_context()), srcDevice,
+                           srcContext ? srcContext : as_handle<CUcontext>(current_context()), ByteCount);
 }
 
 CUresult handle_cuMemcpyPeerAsync(CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice, CUcontext srcContext,
                                   size_t ByteCount, CUstream hStream) noexcept {
   bool empty;
   if (CUresult result = check(hStream, ByteCount, &empty); result != CUDA_SUCCESS) return result;
-  if (!state().contexts.find(value_of(dstContext)) || !state().contexts.find(value_of(srcContext))) {
-    return CUDA_ERROR_INVALID_CONTEXT;
+  // NULL will do: an address says where it is (580.159.04).
+  for (CUcontext context : {dstContext, srcContext}) {
+    if (context && !state().contexts.find(value_of(context))) return CUDA_ERROR_INVALID_CONTEXT;
   }
   if (empty) return CUDA_SUCCESS;
   if (!device_covers(srcDevice, ByteCount) || !device_covers(dstDevice, ByteCount)) return CUDA_ERROR_INVALID_VALUE;
-  return post_cuMemcpyPeerAsync(dstDevice, dstContext, srcDevice, srcContext, ByteCount, hStream);
+  return post_cuMemcpyPeerAsync(dstDevice, dstContext ? dstContext : as_handle<CUcontext>(current_context()), srcDevice,
+                                srcContext ? srcContext : as_handle<CUcontext>(current_context()), ByteCount, hStream);
 }
 
 CUresult handle_cuMemcpyBatchAsync_v2(CUdeviceptr* dsts, CUdeviceptr* srcs, size_t* sizes, size_t count,

@@ -23,7 +23,7 @@ struct Side {
 // Decides a unified side, fills in a pitch and height left 0, and checks that the box lies in its memory.
 CUresult settle_side(Side side, const CUDA_MEMCPY3D& box, HostLayout* layout, bool* is_host) {
   *is_host = false;
-  if (side.type == CU_MEMORYTYPE_ARRAY) return side.array ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
+  if (side.type == CU_MEMORYTYPE_ARRAY) return side.array ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
   if (side.type == CU_MEMORYTYPE_UNIFIED) {
     auto range = state().ranges.find(side.device);
     side.type = range && range->kind == Range::Kind::kDevice ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST;

@@ -121,7 +121,9 @@ CUresult handle_cuGraphExecDestroy(CUgraphExec hGraphExec) noexcept {
 
 CUresult handle_cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph, CUgraphExecUpdateResultInfo* resultInfo) noexcept {
   GraphExec* exec = state().graph_execs.find(value_of(hGraphExec));
-  if (!exec || !resultInfo) return CUDA_ERROR_INVALID_VALUE;
+  if (!exec) return CUDA_ERROR_INVALID_VALUE;
+  CUgraphExecUpdateResultInfo unasked;
+  if (!resultInfo) resultInfo = &unasked;
   std::span<const std::byte> parts;
   CUresult result = remote_cuGraphExecUpdate_v2(hGraphExec, hGraph, resultInfo, parts);
   if (result != CUDA_SUCCESS) return result;

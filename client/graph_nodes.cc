@@ -19,7 +19,7 @@ CUresult pack_node(const CUDA_KERNEL_NODE_PARAMS* node, PackedParameters* packed
   if (!node) return CUDA_ERROR_INVALID_VALUE;
   const void* code = node->func ? static_cast<const void*>(node->func) : node->kern;
   Function* function = state().code(code);
-  if (!function) return CUDA_ERROR_INVALID_VALUE;
+  if (!function) return CUDA_ERROR_INVALID_HANDLE;
   return packed->pack(*function, node->kernelParams, node->extra);
 }
 

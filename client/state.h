@@ -105,6 +105,7 @@ struct Capture {
   uint64_t graph = 0;             // value of the graph it captures to; 0: a new one
   uint64_t troubles = 0;          // capture errors the session had seen when it began
   std::atomic<bool> ended{false};
+  std::atomic<bool> broken{false};  // by a call that was refused here: the worker's capture goes on
   GraphData data;                 // under the captures' lock
 };
 

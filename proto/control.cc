@@ -261,6 +261,9 @@ static void visit(V& v, M& m) {
   v.text(5, m.program, kNameBytes);
   v.text(6, m.transport, kIdBytes);
   v.number(7, m.api_version);
+  v.number(8, m.choose_devices);
+  v.text(9, m.visible_devices, kMessageBytes);
+  v.number(10, m.pci_order);
 }
 
 template <class V, Is<AttachReply> M>
@@ -270,6 +273,7 @@ static void visit(V& v, M& m) {
   v.text(3, m.session_id, kIdBytes);
   v.bytes(4, m.channel_secret, kSecretBytes);
   v.number(5, m.channels);
+  v.number(6, m.device_twice);
 }
 
 template <class V, Is<JoinRequest> M>
@@ -346,6 +350,7 @@ static void visit(V& v, M& m) {
   v.number(2, m.limit_bytes);
   v.number(3, m.context_bytes);
   v.text(4, m.uuid, kIdBytes);
+  v.number(5, m.partition);
 }
 
 template <class V, Is<Assign> M>
@@ -359,6 +364,7 @@ static void visit(V& v, M& m) {
   v.number(7, m.channels);
   v.number(8, m.client_pid);
   v.text(9, m.program, kNameBytes);
+  v.bytes(10, m.image_salt, kSecretBytes);
 }
 
 template <class V, Is<Channel> M>

@@ -87,6 +87,9 @@ struct AttachRequest {
   std::string program;
   std::string transport;
   uint32_t api_version = 0;
+  bool choose_devices = false;
+  std::string visible_devices;
+  bool pci_order = false;
 };
 struct AttachReply {
   uint32_t status = 0;
@@ -94,6 +97,7 @@ struct AttachReply {
   std::string session_id;
   std::string channel_secret;
   uint32_t channels = 0;
+  bool device_twice = false;
 };
 struct JoinRequest {
   std::string session_id;
@@ -158,6 +162,7 @@ struct WorkerDevice {
   uint64_t limit_bytes = 0;
   uint64_t context_bytes = 0;
   std::string uuid;
+  uint32_t partition = 0;
 };
 struct Assign {
   std::string session_id;
@@ -169,6 +174,7 @@ struct Assign {
   uint32_t channels = 0;
   uint32_t client_pid = 0;
   std::string program;
+  std::string image_salt;
 };
 struct Channel {
   uint32_t index = 0;

@@ -57,6 +57,7 @@ struct SessionSnapshot {
   uint32_t spin_us = 0;             // how long a client may usefully poll for a reply before it sleeps
   std::vector<DeviceSnapshot> devices;  // in the order the program sees them
   std::vector<PeerSnapshot> peers;
+  std::string image_salt;           // an image's name is the SHA-256 of this and its bytes
 };
 
 std::string encode(const SessionSnapshot& snapshot);

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/cuda_environment.h"
 #include "server/daemon/health.h"
 #include "server/daemon/log.h"
 #include "server/daemon/random.h"
@@ -85,6 +86,14 @@ Status Daemon::start() {
   if (options_.dev && options_.insecure)
     return {StatusCode::kInvalid, "--dev and --insecure contradict each other: --dev never leaves this machine"};
   if (options_.listen.empty()) options_.listen.push_back("127.0.0.1:" + std::to_string(kDefaultPort));
+  if (const char* folder = ::getenv("CACHE_DIRECTORY"); folder && options_.image_cache.empty())
+    options_.image_cache = std::string(folder) + "/images";  // systemd makes it
+  if (!options_.image_cache.empty()) {
+    auto images = ImageCache::open(options_.image_cache, options_.image_cache_mib << 20);
+    if (!images.ok()) return images.status();
+    images_ = std::move(*images);
+    workers_.use_images(images_.get());
+  }
   for (auto& address : options_.listen) BF_RETURN_IF_ERROR(open_listener(address));
   BF_RETURN_IF_ERROR(loop_.watch(signals_.get(), EPOLLIN, [this](uint32_t) { on_signal(); }));
   sweep();
@@ -347,9 +356,35 @@ void Daemon::lease(Connection& connection, const std::string& body) {
   connection.reply(Opcode::kLease, control::encode_LeaseReply(leases_.describe(lease)));
 }
 
+// The devices of the lease that the program wants to see, in its order.
+Result<std::vector<control::WorkerDevice>> Daemon::devices_of(const Lease& lease, const control::AttachRequest& request,
+                                                              bool* twice) const {
+  std::vector<control::WorkerDevice> all;
+  for (auto& share : lease.shares) {
+    auto& facts = inventory_.gpus[share.gpu].facts;
+    all.push_back({facts.index, share.bytes, facts.context_bytes, facts.uuid, uint32_t(all.size())});
+  }
+  // The indices of the driver's inventory follow the bus.
+  if (request.pci_order) std::ranges::sort(all, {}, &control::WorkerDevice::gpu_index);
+  std::vector<std::string> uuids;
+  for (auto& device : all) uuids.push_back(device.uuid);
+  std::optional<std::string> text;
+  if (request.choose_devices) text = request.visible_devices;
+  const VisibleDevices chosen = choose_devices(text, uuids);
+  *twice = chosen.twice;
+  if (chosen.twice)
+    return Status{StatusCode::kInvalid, "CUDA_VISIBLE_DEVICES=" + request.visible_devices + " names a device twice"};
+  if (chosen.devices.empty())
+    return Status{StatusCode::kImpossible,
+                  fmt::format("CUDA_VISIBLE_DEVICES={} names none of the {} GPUs of the lease", request.visible_devices, all.size())};
+  std::vector<control::WorkerDevice> devices;
+  for (size_t position : chosen.devices) devices.push_back(all[position]);
+  return devices;
+}
+
 // Everything that can be refused is refused here, before anything is changed.
 Result<control::Assign> Daemon::admit(const Connection& connection, const control::AttachRequest& request,
-                                      Lease** lease) {
+                                      Lease** lease, bool* twice) {
   if (request.protocol != control::kProtocolVersion)
     return Status{
         StatusCode::kInvalid,
@@ -359,6 +394,8 @@ Result<control::Assign> Daemon::admit(const Connection& connection, const contro
   if (!checked.ok()) return checked.status();
   if (request.transport != (connection.local() ? "shm" : "tcp"))
     return Status{StatusCode::kInvalid, "the transport '" + request.transport + "' does not work over this connection"};
+  auto devices = devices_of(**checked, request, twice);
+  if (!devices.ok()) return devices.status();
   auto slot = leases_.take_slot(**checked);
   if (!slot.ok()) return slot.status();
   *lease = *checked;
@@ -366,36 +403,38 @@ Result<control::Assign> Daemon::admit(const Connection& connection, const contro
   session.session_id = random_id();
   session.channel_secret = random_bytes(control::kSecretBytes);
   session.lease_id = (*lease)->id;
-  for (auto& share : (*lease)->shares) {
-    auto& facts = inventory_.gpus[share.gpu].facts;
-    session.devices.push_back({facts.index, share.bytes, facts.context_bytes, facts.uuid});
-  }
+  session.devices = std::move(*devices);
   session.ledger_slot = *slot;
   session.transport = request.transport;
   session.channels = connection.local() ? 0 : 1 + limits::kBulkChannels;
   session.client_pid = request.pid;
   session.program = request.program;
+  if (images_) session.image_salt = images_->salt();
   return session;
 }
 
 void Daemon::attach(Connection& connection, const std::string& body) {
   auto request = control::decode_AttachRequest(control::as_bytes(body));
   if (!request.ok()) return refuse(connection, request.status());
+  bool twice = false;
   auto refuse_attach = [&](const Status& why) {
     log::info("{}: cannot attach: {}", connection.peer(), why.message());
     control::AttachReply reply;
     reply.status = uint32_t(why.code());
     reply.message = why.message();
+    reply.device_twice = twice;
     connection.reply_and_close(Opcode::kAttach, kReply, control::encode_AttachReply(reply));
   };
   if (connection.kept()) return refuse_attach({StatusCode::kInvalid, "this connection holds a lease; open another"});
   Lease* lease = nullptr;
-  auto session = admit(connection, *request, &lease);
+  auto session = admit(connection, *request, &lease, &twice);
   if (!session.ok()) return refuse_attach(session.status());
   uint32_t slot = session->ledger_slot;
   std::string id = session->session_id;
   Fd socket = connection.detach();
-  Status assigned = workers_.assign(lease->gpus(), std::move(*session), socket, lease->ledger.fd());
+  std::vector<size_t> gpus;
+  for (auto& device : session->devices) gpus.push_back(lease->shares[device.partition].gpu);
+  Status assigned = workers_.assign(gpus, std::move(*session), socket, lease->ledger.fd());
   drop(connection);
   if (!assigned.ok()) {
     leases_.free_slot(*lease, slot);

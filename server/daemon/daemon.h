@@ -12,6 +12,7 @@
 #include "base/fd.h"
 #include "server/daemon/connection.h"
 #include "server/daemon/event_loop.h"
+#include "server/daemon/image_cache.h"
 #include "server/daemon/inventory.h"
 #include "server/daemon/lease_table.h"
 #include "server/daemon/options.h"
@@ -60,7 +61,9 @@ class Daemon : private Connection::Owner, private WorkerPool::Owner {
   void lease(Connection& connection, const std::string& body);
   void attach(Connection& connection, const std::string& body);
   void join(Connection& connection, const std::string& body);
-  Result<control::Assign> admit(const Connection& connection, const control::AttachRequest& request, Lease** lease);
+  Result<std::vector<control::WorkerDevice>> devices_of(const Lease& lease, const control::AttachRequest& request,
+                                                        bool* twice) const;
+  Result<control::Assign> admit(const Connection& connection, const control::AttachRequest& request, Lease** lease, bool* twice);
   void refuse(Connection& connection, const Status& why);
   void end_lease(Lease& lease);
   void drop(Connection& connection);
@@ -78,6 +81,7 @@ class Daemon : private Connection::Owner, private WorkerPool::Owner {
   Fd signals_;
   std::function<Parsed()> reload_;
   LeaseTable leases_;
+  std::unique_ptr<ImageCache> images_;  // outlives workers_
   WorkerPool workers_;
   std::vector<std::unique_ptr<Listener>> listeners_;
   std::vector<std::string> addresses_;

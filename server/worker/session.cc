@@ -58,7 +58,7 @@ uint64_t unix_ms() {
 
 std::vector<Charges::Device> charge_devices(const SessionConfig& config) {
   std::vector<Charges::Device> devices;
-  for (size_t i = 0; i < config.devices.size(); ++i) devices.push_back({i, config.devices[i].context_bytes});
+  for (size_t i = 0; i < config.devices.size(); ++i) devices.push_back({config.devices[i].partition, config.devices[i].context_bytes});
   return devices;
 }
 
@@ -97,6 +97,7 @@ Session::Session(transport::Link& link, Prepared& prepared, const SessionConfig&
       copies(driver, prepared.fences, prepared.staging, inbox, outbox, link.bulk().ring()),
       charges(ledger, config.ledger_slot, charge_devices(config)),
       contexts(*this),
+      images(config.images, config.image_salt),
       functions(*this),
       graph_staging(driver),
       host_calls(link.side(), outbox, graph_staging, [this](Status why) { end(std::move(why)); }),

@@ -56,6 +56,7 @@ Result<client::Attached> attach_inside() {
     size_t bytes = 0;
     api.cuDeviceTotalMem_v2(&bytes, i);
     device.limit_bytes = bytes;
+    device.partition = size_t(i);
     worker->config.devices.push_back(device);
   }
   worker->config.software = worker->library.software;

@@ -39,7 +39,7 @@ void feed_socket(int type, control::Bytes bytes, void (*read)(int)) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   auto bytes = std::as_bytes(std::span(data + 1, size - 1));
-  switch (data[0] % 23) {
+  switch (data[0] % 24) {
 #define CASE(number, X)                                     \
   case number:                                              \
     check(bytes, control::decode_##X, control::encode_##X); \
@@ -74,6 +74,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     case 22:
       feed_socket(SOCK_SEQPACKET, bytes, [](int socket) { (void)supervise::receive(socket, {}); });
       break;
+    CASE(23, HostData)
   }
   return 0;
 }

@@ -96,6 +96,7 @@ TEST(Control, AgreesWithLibprotobufOnEveryMessage) {
   COMPARE(AsyncErrorNotice);
   COMPARE(PrintNotice);
   COMPARE(CallbackNotice);
+  COMPARE(HostData);
   COMPARE(Assign);
   COMPARE(Channel);
   COMPARE(Ready);
@@ -105,7 +106,7 @@ TEST(Control, AgreesWithLibprotobufOnEveryMessage) {
 
 // If control.proto gains a message, the list above must too. Gpu, Partition, HealthCheck and WorkerDevice are parts.
 TEST(Control, KnowsEveryMessageOfTheSpecification) {
-  EXPECT_EQ(backfield::ListReply::descriptor()->file()->message_type_count(), 21 + 4);
+  EXPECT_EQ(backfield::ListReply::descriptor()->file()->message_type_count(), 22 + 4);
 }
 
 TEST(Control, SkipsUnknownFields) {
