@@ -6,6 +6,7 @@ BF_PACKAGES=(
   # to build
   build-essential cmake ninja-build ccache python3 binutils
   libspdlog-dev libfmt-dev libprotozero-dev libcli11-dev libtomlplusplus-dev nlohmann-json3-dev libzstd-dev liblz4-dev libseccomp-dev
+  libibverbs-dev librdmacm-dev
   # to test
   libgtest-dev libprotobuf-dev protobuf-compiler
 )

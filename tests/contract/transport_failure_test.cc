@@ -35,7 +35,7 @@ int entries_of(const char* folder) {
 class LinkLife : public testing::TestWithParam<Kind> {
  protected:
   void SetUp() override {
-    if (!available(GetParam())) GTEST_SKIP() << "this machine has no IPv6";
+    if (auto why = missing(GetParam()); !why.empty()) GTEST_SKIP() << why;
   }
 };
 INSTANTIATE_TEST_SUITE_P(All, LinkLife, testing::ValuesIn(all_kinds()),
@@ -107,8 +107,8 @@ TEST_P(LinkLife, ThreadsTakeNoSignals) {
 // --- The peer is killed
 // ------------------------------------------------------------------------------------------------
 
-class PeerKilled : public testing::TestWithParam<Kind> {};
-INSTANTIATE_TEST_SUITE_P(All, PeerKilled, testing::Values(Kind::kTcp4, Kind::kShm),
+class PeerKilled : public LinkLife {};
+INSTANTIATE_TEST_SUITE_P(All, PeerKilled, testing::Values(Kind::kTcp4, Kind::kShm, Kind::kRdma),
                          [](const auto& info) { return std::string(name_of(info.param)); });
 
 TEST_P(PeerKilled, EverythingFailsWithinASecond) {

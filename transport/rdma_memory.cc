@@ -1,0 +1,124 @@
+#include "transport/rdma_memory.h"
+
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+
+namespace bf::transport::rdma {
+namespace {
+
+std::atomic<uint64_t> g_regions{0}, g_bytes{0};
+
+}  // namespace
+
+MemoryUse memory_use() { return {g_regions, g_bytes}; }
+
+Status cannot_register(size_t bytes, int error) {
+  std::string what = "cannot pin " + std::to_string((bytes + 1023) >> 10) + " KiB for RDMA (" + strerror(error) + ")";
+  rlimit limit{};
+  bool limited = getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+  if (error != ENOMEM && error != EAGAIN && error != EPERM) limited = false;
+  if (limited)
+    what += ": this process may lock " + std::to_string(limit.rlim_cur >> 10) +
+            " KiB; raise it (ulimit -l unlimited, LimitMEMLOCK=infinity in a service, memlock in limits.conf)";
+  return {StatusCode::kExhausted, what};
+}
+
+Region::Region(ibv_mr* mr, size_t bytes) : mr_(mr), bytes_(bytes) {
+  g_regions++;
+  g_bytes += bytes;
+}
+
+Region::~Region() {
+  loaded_verbs().ibv_dereg_mr(mr_);
+  g_regions--;
+  g_bytes -= bytes_;
+}
+
+Result<std::unique_ptr<Region>> Region::make(ibv_pd* pd, void* data, size_t bytes, int access) {
+  ibv_mr* mr = loaded_verbs().ibv_reg_mr(pd, data, bytes, access);
+  if (!mr) return cannot_register(bytes, errno);
+  return std::unique_ptr<Region>(new Region(mr, bytes));
+}
+
+Result<std::unique_ptr<Region>> Region::make_dmabuf(ibv_pd* pd, int dmabuf, uint64_t offset, uint64_t address,
+                                                    size_t bytes, int access) {
+  auto reg = loaded_verbs().ibv_reg_dmabuf_mr;
+  if (!reg) return Status(StatusCode::kUnavailable, "this host's libibverbs cannot register device memory (rdma-core 34 can)");
+  ibv_mr* mr = reg(pd, offset, bytes, address, dmabuf, access);
+  if (!mr) return errno_status("the RDMA device cannot reach that device memory", errno);
+  return std::unique_ptr<Region>(new Region(mr, bytes));
+}
+
+Result<std::unique_ptr<Buffer>> Buffer::make(ibv_pd* pd, size_t bytes, int access) {
+  bytes = (bytes + 4095) / 4096 * 4096;
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return errno_status("no memory for RDMA buffers", errno);
+  madvise(memory, bytes, MADV_DONTFORK);
+  std::unique_ptr<Buffer> buffer(new Buffer(static_cast<std::byte*>(memory), bytes));
+  auto region = Region::make(pd, memory, bytes, access);
+  if (!region.ok()) return region.status();
+  buffer->region_ = std::move(*region);
+  return buffer;
+}
+
+Buffer::~Buffer() {
+  region_.reset();
+  munmap(data_, bytes_);
+}
+
+void RegionCache::remember(const void* data, size_t bytes) {
+  std::lock_guard lock(mutex_);
+  Range& range = ranges_[uintptr_t(data)];
+  drop(range);
+  range = {};
+  range.bytes = bytes;
+}
+
+void RegionCache::forget(const void* data) {
+  std::lock_guard lock(mutex_);
+  auto found = ranges_.find(uintptr_t(data));
+  if (found == ranges_.end()) return;
+  drop(found->second);
+  ranges_.erase(found);
+}
+
+std::shared_ptr<const Region> RegionCache::find(const void* data, size_t bytes) {
+  std::lock_guard lock(mutex_);
+  auto found = ranges_.upper_bound(uintptr_t(data));
+  if (found == ranges_.begin()) return nullptr;
+  --found;
+  Range& range = found->second;
+  size_t offset = uintptr_t(data) - found->first;
+  if (offset > range.bytes || bytes > range.bytes - offset || range.refused) return nullptr;
+  if (range.region) {
+    uses_.splice(uses_.begin(), uses_, range.use);
+    return range.region;
+  }
+  if (range.bytes > most_bytes_) {
+    range.refused = true;
+    return nullptr;
+  }
+  while (registered_bytes_ + range.bytes > most_bytes_) drop(ranges_[uses_.back()]);
+  auto region = Region::make(pd_, reinterpret_cast<void*>(found->first), range.bytes, 0);
+  if (!region.ok()) {
+    range.refused = true;
+    return nullptr;
+  }
+  range.region = std::move(*region);
+  range.use = uses_.insert(uses_.begin(), found->first);
+  registered_bytes_ += range.bytes;
+  return range.region;
+}
+
+void RegionCache::drop(Range& range) {
+  if (!range.region) return;
+  uses_.erase(range.use);
+  registered_bytes_ -= range.bytes;
+  range.region.reset();
+}
+
+}  // namespace bf::transport::rdma
