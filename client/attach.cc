@@ -1,5 +1,7 @@
 #include "client/attach.h"
 
+#include <netdb.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -8,12 +10,14 @@
 #include "base/log.h"
 #include "proto/control.h"
 #include "proto/control_channel.h"
+#include "transport/rdma.h"
 
 namespace bf::client {
 namespace {
 
 constexpr uint32_t kApiVersion = 13000;  // the CUDA version whose functions this shim has
 constexpr uint16_t kDefaultPort = 56001;
+constexpr std::chrono::milliseconds kRdmaPatience{3000};  // before a program that may use tcp does so
 
 std::string environment(const char* name) {
   const char* value = std::getenv(name);
@@ -59,6 +63,42 @@ LinkFactory& factory_slot() {
   return *factory;
 }
 
+// Which transport to ask for, once it is known where the server is.
+struct Wish {
+  std::string transport;
+  std::string why;
+};
+
+Result<Wish> wish_for(const AttachSettings& settings, const Dialled& dialled) {
+  if (dialled.same_host) return Wish{"shm", "the server is on this host"};
+  if (settings.transport == "tcp") return Wish{"tcp", "as asked for"};
+  Status rdma = transport::rdma_available();
+  if (rdma.ok()) return Wish{"rdma", settings.transport == "rdma" ? "as asked for" : "both ends have it"};
+  if (settings.transport == "rdma") return rdma;
+  return Wish{"tcp", rdma.message()};
+}
+
+// The numeric address that `socket` is connected to.
+std::string peer_host(int socket) {
+  sockaddr_storage name{};
+  socklen_t bytes = sizeof name;
+  char host[NI_MAXHOST] = "";
+  if (getpeername(socket, reinterpret_cast<sockaddr*>(&name), &bytes) != 0) return {};
+  if (getnameinfo(reinterpret_cast<sockaddr*>(&name), bytes, host, sizeof host, nullptr, 0, NI_NUMERICHOST) != 0) return {};
+  return host;
+}
+
+Result<std::unique_ptr<transport::Link>> connect_rdma(Fd& control, const control::AttachReply& reply,
+                                                      std::chrono::milliseconds timeout) {
+  if (reply.rdma_port == 0) {
+    const std::string why = reply.rdma_note.empty() ? "it is switched off there (bfserver --rdma)" : reply.rdma_note;
+    return Status(StatusCode::kUnavailable, "the server offers no RDMA: " + why);
+  }
+  if (reply.rdma_port > UINT16_MAX) return Status(StatusCode::kInvalid, "the server's RDMA port is no port");
+  const std::string host = reply.rdma_address.empty() ? peer_host(control.get()) : reply.rdma_address;
+  return transport::connect_rdma_link(control, host, uint16_t(reply.rdma_port), reply.channel_secret, timeout);
+}
+
 }  // namespace
 
 Result<Dialled> dial_server(const AttachSettings& settings, control::Deadline deadline, transport::Address* address) {
@@ -92,10 +132,9 @@ Result<AttachSettings> AttachSettings::from_environment() {
   if (!secret.ok()) return secret.status();
   settings.secret = std::move(*secret);
   if (settings.transport.empty()) settings.transport = "auto";
-  if (settings.transport != "auto" && settings.transport != "tcp" && settings.transport != "shm") {
-    return Status(StatusCode::kInvalid, "BF_TRANSPORT is '" + settings.transport + "'; it must be auto, tcp or shm");
-  }
-  return settings;
+  for (const char* known : {"auto", "tcp", "shm", "rdma"})
+    if (settings.transport == known) return settings;
+  return Status(StatusCode::kInvalid, "BF_TRANSPORT is '" + settings.transport + "'; it must be auto, tcp, shm or rdma");
 }
 
 Result<Attached> attach(const AttachSettings& settings) {
@@ -103,13 +142,15 @@ Result<Attached> attach(const AttachSettings& settings) {
   transport::Address address;
   auto dialled = dial_server(settings, deadline, &address);
   if (!dialled.ok()) return dialled.status();
+  auto wish = wish_for(settings, *dialled);
+  if (!wish.ok()) return wish.status();
   control::AttachRequest request;
   request.protocol = control::kProtocolVersion;
   request.lease_id = settings.lease;
   request.secret = settings.secret;
   request.pid = uint32_t(getpid());
   request.program = program_invocation_short_name;
-  request.transport = dialled->same_host ? "shm" : "tcp";
+  request.transport = wish->transport;
   request.api_version = kApiVersion;
   int socket = dialled->socket.get();
   auto body = control::round_trip(socket, Opcode::kAttach, control::encode_AttachRequest(request), deadline);
@@ -120,11 +161,25 @@ Result<Attached> attach(const AttachSettings& settings) {
 
   Attached attached;
   attached.sockets.push_back(socket);
-  if (dialled->same_host) {
+  if (wish->transport == "shm") {
     auto link = transport::accept_shm_link(std::move(dialled->socket), std::chrono::milliseconds(limits::kHandshakeTimeoutMs));
     if (!link.ok()) return link.status();
     attached.link = std::move(*link);
+    attached.choice = "shm (" + wish->why + ")";
     return attached;
+  }
+  if (wish->transport == "rdma") {
+    const bool must = settings.transport == "rdma";
+    auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    auto link = connect_rdma(dialled->socket, *reply, must ? left : std::min(left, kRdmaPatience));
+    if (link.ok()) {
+      attached.link = std::move(*link);
+      for (int descriptor : attached.link->descriptors()) attached.sockets.push_back(descriptor);
+      attached.choice = "rdma (" + wish->why + ")";
+      return attached;
+    }
+    if (must) return link.status();
+    wish->why = "not rdma: " + link.status().message();
   }
   if (reply->channels < 2 || reply->channels > 1 + limits::kBulkChannels) {
     return Status(StatusCode::kInvalid, "the server asks for " + std::to_string(reply->channels) + " channels");
@@ -142,6 +197,7 @@ Result<Attached> attach(const AttachSettings& settings) {
     }
   }
   attached.link = transport::make_tcp_link(std::move(dialled->socket), std::move(side), std::move(bulk));
+  attached.choice = "tcp (" + wish->why + ")";
   return attached;
 }
 

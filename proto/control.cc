@@ -279,6 +279,9 @@ static void visit(V& v, M& m) {
   v.text(3, m.session_id, kIdBytes);
   v.bytes(4, m.channel_secret, kSecretBytes);
   v.number(5, m.channels);
+  v.number(16, m.rdma_port);
+  v.text(17, m.rdma_address, kIdBytes);
+  v.text(18, m.rdma_note, kMessageBytes);
 }
 
 template <class V, Is<JoinRequest> M>
@@ -414,6 +417,7 @@ static void visit(V& v, M& m) {
   v.number(7, m.channels);
   v.number(8, m.client_pid);
   v.text(9, m.program, kNameBytes);
+  v.text(16, m.rdma_address, kIdBytes);
 }
 
 template <class V, Is<Channel> M>

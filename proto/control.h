@@ -111,6 +111,9 @@ struct AttachReply {
   std::string session_id;
   std::string channel_secret;
   uint32_t channels = 0;
+  uint32_t rdma_port = 0;
+  std::string rdma_address;
+  std::string rdma_note;
 };
 struct JoinRequest {
   std::string session_id;
@@ -225,6 +228,7 @@ struct Assign {
   uint32_t channels = 0;
   uint32_t client_pid = 0;
   std::string program;
+  std::string rdma_address;
 };
 struct Channel {
   uint32_t index = 0;

@@ -12,6 +12,7 @@
 #include "tools/borrow.h"
 #include "tools/program.h"
 #include "tools/servers.h"
+#include "transport/rdma.h"
 
 namespace bf::tools {
 namespace {
@@ -56,11 +57,11 @@ void describe(CLI::App& app, Options& o) {
   app.add_option("--timeout", o.timeout_s, "How long to wait while all servers are busy (default 60)")
       ->check(CLI::Range(0.0, 1e7))
       ->type_name("SECONDS");
-  app.add_option("--transport", o.transport, "auto (default), tcp, or shm on the same host")
-      ->check(CLI::IsMember({"auto", "tcp", "shm"}))
+  app.add_option("--transport", o.transport, "auto (default), tcp, rdma, or shm on the same host")
+      ->check(CLI::IsMember({"auto", "tcp", "shm", "rdma"}))
       ->type_name("NAME");
   app.add_option("PROGRAM", o.command, "What to run, and its arguments")->type_name("[ARGUMENTS]");
-  app.add_flag("-v,--verbose", o.verbose, "Say on standard error what was borrowed where");
+  app.add_flag("-v,--verbose", o.verbose, "Say on standard error what was borrowed where, and how it is reached");
 }
 
 // Where the program's own words start: behind "--", or at the first word that is neither an option nor its value. What
@@ -132,6 +133,7 @@ void set_environment(const Options& options, const Borrowed& borrowed, const std
   setenv("BF_LEASE", borrowed.lease.lease_id.c_str(), 1);
   setenv("BF_LEASE_SECRET", to_hex(borrowed.lease.secret).c_str(), 1);
   setenv("BF_TRANSPORT", options.transport.c_str(), 1);
+  if (options.verbose) setenv("BF_VERBOSE", "1", 1);  // the program says over which transport its session runs, and why
 }
 
 // On a terminal: one line that says why we wait, and that is wiped when it is over.
@@ -188,6 +190,8 @@ int main(int argc, char** argv) {
   std::string library = library_folder();
   if (::access((library + "/libcuda.so.1").c_str(), R_OK) != 0)
     return fail("there is no libcuda.so.1 in " + library + "; is Backfield installed completely?");
+  if (options.transport == "rdma")
+    if (Status status = transport::rdma_available(); !status.ok()) return fail("--transport rdma: " + status.message());
   auto servers = find_servers(options.servers, options.servers_file);
   if (!servers.ok()) return fail(servers.status().message());
 

@@ -111,6 +111,7 @@ class RdmaLink : public Link {
     return thread.status();
   }
 
+  Endpoint& endpoint() { return *endpoint_; }
   Stream& calls() override { return endpoint_->calls(); }
   Stream& side() override { return endpoint_->side(); }
   Bulk& bulk() override { return endpoint_->bulk(); }
@@ -232,6 +233,8 @@ Result<std::unique_ptr<Link>> make_link(std::unique_ptr<Endpoint> endpoint, Even
   BF_RETURN_IF_ERROR(link->watch());
   return std::unique_ptr<Link>(std::move(link));
 }
+
+Endpoint& endpoint_of(Link& link) { return static_cast<RdmaLink&>(link).endpoint(); }
 
 }  // namespace rdma
 

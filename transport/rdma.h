@@ -22,9 +22,10 @@ class RdmaListener {
   virtual uint16_t port() const = 0;
   // Readable when a connection arrives.
   virtual int fd() const = 0;
-  // Takes all connections of the link. Connections without the secret are refused and count for nothing. `control` stays
+  // Takes all connections of the link. Connections without the secret are refused and count for nothing. Gives up with
+  // kUnavailable when `elsewhere` (a descriptor, or -1) becomes readable: the client chose another way. `control` stays
   // the caller's on failure.
-  virtual Result<std::unique_ptr<Link>> accept(Fd& control, std::chrono::milliseconds timeout) = 0;
+  virtual Result<std::unique_ptr<Link>> accept(Fd& control, int elsewhere, std::chrono::milliseconds timeout) = 0;
 };
 
 // The client's side. `host` is a numeric address, `port` and `secret` what the worker said. `control` as above.

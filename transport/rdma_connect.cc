@@ -40,17 +40,18 @@ struct EventAck {
 };
 using Event = std::unique_ptr<rdma_cm_event, EventAck>;
 
-// The next event; kTimeout at the deadline, kUnavailable when `control` hangs up.
-Result<Event> next_event(const EventChannel& channel, int control, Clock::time_point deadline) {
+// The next event; kTimeout at the deadline, kUnavailable when `control` hangs up or `elsewhere` is readable.
+Result<Event> next_event(const EventChannel& channel, int control, int elsewhere, Clock::time_point deadline) {
   for (;;) {
     rdma_cm_event* event;
     if (loaded_verbs().rdma_get_cm_event(channel.get(), &event) == 0) return Event(event);
     if (errno != EAGAIN && errno != EINTR) return errno_status("waiting for an RDMA connection", errno);
-    pollfd entries[2] = {{channel->fd, POLLIN, 0}, {control, POLLRDHUP, 0}};
-    int ready = poll(entries, 2, milliseconds_until(deadline));
+    pollfd entries[3] = {{channel->fd, POLLIN, 0}, {control, POLLRDHUP, 0}, {elsewhere, POLLIN, 0}};
+    int ready = poll(entries, 3, milliseconds_until(deadline));
     if (ready == 0) return timed_out();
-    if (ready > 0 && entries[0].revents == 0 && entries[1].revents != 0)
-      return Status(StatusCode::kUnavailable, "the peer left while the RDMA connection was made");
+    if (ready < 0 || entries[0].revents != 0) continue;
+    return Status(StatusCode::kUnavailable, entries[1].revents != 0 ? "the peer left while the RDMA connection was made"
+                                                                     : "the client chose another way");
   }
 }
 
@@ -68,7 +69,7 @@ Status refused(const rdma_cm_event& event) {
 
 // Waits for `wanted`; everything else is a failure in words.
 Result<Event> expect(const EventChannel& channel, int control, rdma_cm_event_type wanted, Clock::time_point deadline) {
-  auto event = next_event(channel, control, deadline);
+  auto event = next_event(channel, control, -1, deadline);
   if (!event.ok()) return event.status();
   const rdma_cm_event& got = **event;
   if (got.event == wanted) return event;
@@ -118,12 +119,12 @@ class Listener : public RdmaListener {
   uint16_t port() const override { return ntohs(loaded_verbs().rdma_get_src_port(id_)); }
   int fd() const override { return channel_->fd; }
 
-  Result<std::unique_ptr<Link>> accept(Fd& control, milliseconds timeout) override {
+  Result<std::unique_ptr<Link>> accept(Fd& control, int elsewhere, milliseconds timeout) override {
     const auto deadline = Clock::now() + timeout;
     std::unique_ptr<Endpoint> endpoint;
     uint32_t taken = 0, established = 0;
     while (established != kAllChannels) {
-      auto event = next_event(channel_, control.get(), deadline);
+      auto event = next_event(channel_, control.get(), elsewhere, deadline);
       if (!event.ok()) return event.status();
       rdma_cm_id* id = (*event)->id;
       if ((*event)->event == RDMA_CM_EVENT_CONNECT_REQUEST) {
@@ -226,6 +227,8 @@ Result<std::unique_ptr<RdmaListener>> RdmaListener::open(const std::string& host
   if (secret.size() != kSecretBytes) return Status(StatusCode::kInvalid, "an RDMA secret has 32 bytes");
   auto channel = make_channel();
   if (!channel.ok()) return channel.status();
+  // Opens all devices now: a worker may not be allowed to once it has given up its privileges.
+  if (ibv_context** devices = loaded_verbs().rdma_get_devices(nullptr)) loaded_verbs().rdma_free_devices(devices);
   auto listen_on = [&](addrinfo* address, rdma_cm_id*& id) {
     if (loaded_verbs().rdma_create_id(channel->get(), &id, nullptr, RDMA_PS_TCP) != 0) return errno;
     if (loaded_verbs().rdma_bind_addr(id, address->ai_addr) == 0 && loaded_verbs().rdma_listen(id, kBacklog) == 0) return 0;

@@ -57,4 +57,7 @@ class Endpoint {
 // A link over an endpoint whose connections are all established, with the channel of their events.
 Result<std::unique_ptr<Link>> make_link(std::unique_ptr<Endpoint> endpoint, EventChannel events, Fd control);
 
+// What lies under an rdma link, for tests that break it.
+Endpoint& endpoint_of(Link& link);
+
 }  // namespace bf::transport::rdma

@@ -10,6 +10,8 @@
 namespace bf::transport::rdma {
 namespace {
 
+constexpr size_t kLargePage = 2 << 20;
+
 std::atomic<uint64_t> g_regions{0}, g_bytes{0};
 
 }  // namespace
@@ -54,12 +56,19 @@ Result<std::unique_ptr<Region>> Region::make_dmabuf(ibv_pd* pd, int dmabuf, uint
 }
 
 Result<std::unique_ptr<Buffer>> Buffer::make(ibv_pd* pd, size_t bytes, int access) {
-  bytes = (bytes + 4095) / 4096 * 4096;
-  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  // Large pages: less to pin, and less for the device to look up.
+  const size_t page = bytes < kLargePage ? 4096 : kLargePage, reserved = (bytes + page - 1) / page * page + page;
+  void* memory = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) return errno_status("no memory for RDMA buffers", errno);
-  madvise(memory, bytes, MADV_DONTFORK);
-  std::unique_ptr<Buffer> buffer(new Buffer(static_cast<std::byte*>(memory), bytes));
-  auto region = Region::make(pd, memory, bytes, access);
+  auto* start = static_cast<std::byte*>(memory);
+  auto* data = start + (page - uintptr_t(memory) % page) % page;
+  bytes = (bytes + page - 1) / page * page;
+  if (data > start) munmap(start, size_t(data - start));
+  if (size_t rest = size_t(start + reserved - data) - bytes; rest > 0) munmap(data + bytes, rest);
+  madvise(data, bytes, MADV_DONTFORK);
+  madvise(data, bytes, MADV_HUGEPAGE);
+  std::unique_ptr<Buffer> buffer(new Buffer(data, bytes));
+  auto region = Region::make(pd, data, bytes, access);
   if (!region.ok()) return region.status();
   buffer->region_ = std::move(*region);
   return buffer;

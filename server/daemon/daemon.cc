@@ -329,6 +329,7 @@ control::ListReply Daemon::describe() const {
   reply.sessions = uint32_t(workers_.serving());
   reply.software = inventory_.software;
   reply.transports = {"tcp", "shm"};
+  if (options_.rdma != "off") reply.transports.push_back("rdma");
   for (auto& gpu : inventory_.gpus) {
     auto& listed = reply.gpus.emplace_back(gpu.facts);
     listed.memory_bytes = gpu.capacity_bytes;
@@ -434,7 +435,8 @@ Result<control::Assign> Daemon::admit(const Connection& connection, const contro
                     request.protocol, control::kProtocolVersion)};
   auto checked = leases_.check(request.lease_id, request.secret);
   if (!checked.ok()) return checked.status();
-  if (request.transport != (connection.local() ? "shm" : "tcp"))
+  const bool rdma = request.transport == "rdma" && !connection.local();
+  if (!rdma && request.transport != (connection.local() ? "shm" : "tcp"))
     return Status{StatusCode::kInvalid, "the transport '" + request.transport + "' does not work over this connection"};
   auto slot = leases_.take_slot(**checked);
   if (!slot.ok()) return slot.status();
@@ -448,7 +450,8 @@ Result<control::Assign> Daemon::admit(const Connection& connection, const contro
     session.devices.push_back({facts.index, share.bytes, facts.context_bytes, facts.uuid});
   }
   session.ledger_slot = *slot;
-  session.transport = request.transport;
+  session.transport = rdma && options_.rdma == "off" ? "tcp" : request.transport;  // which an rdma client may use, too
+  if (rdma && options_.rdma != "on") session.rdma_address = options_.rdma;
   session.channels = connection.local() ? 0 : 1 + limits::kBulkChannels;
   session.client_pid = request.pid;
   session.program = request.program;

@@ -2,6 +2,7 @@
 // of that name and goes through the same parser, so types, ranges and messages cannot differ.
 #include "server/daemon/options.h"
 
+#include <arpa/inet.h>
 #include <toml++/toml.h>
 #include <unistd.h>
 
@@ -26,6 +27,14 @@ struct CommandLine {
   Options options;
   std::string config;
 };
+
+std::string rdma_setting(const std::string& text) {
+  char parsed[sizeof(in6_addr)];
+  if (text == "on" || text == "off" || inet_pton(AF_INET, text.c_str(), parsed) == 1 ||
+      inet_pton(AF_INET6, text.c_str(), parsed) == 1)
+    return {};
+  return "'" + text + "' is neither on nor off nor a numeric address";
+}
 
 // CLI11 keeps references to `line`.
 void describe(CLI::App& app, CommandLine& line) {
@@ -53,6 +62,11 @@ void describe(CLI::App& app, CommandLine& line) {
   app.add_option("--drain-seconds", o.drain_seconds, "How long sessions may go on after SIGTERM (default 30)")
       ->check(CLI::Range(0u, 86400u))
       ->type_name("SECONDS");
+  app.add_option("--rdma", o.rdma,
+                 "RDMA: on (default; used where there are devices), off (its traffic is not encrypted), or the numeric\n"
+                 "address of the RDMA interface if clients reach this server by another")
+      ->check(rdma_setting)
+      ->type_name("WHAT");
   app.add_option("--server-name", o.server_name, "Name shown to people (default: this host's)")->type_name("NAME");
   app.add_option("--worker", o.worker, "Worker program (default ../lib/backfield/bfworker beside this one)")
       ->type_name("PATH");

@@ -26,6 +26,7 @@ struct Options {
   uint32_t drain_seconds = 30;
   std::string log_level = "info";
   std::string log_file;
+  std::string rdma = "on";      // off, or the numeric address of the RDMA interface
   std::string server_name;      // empty: the host's
   std::string software_driver;  // path of the software libcuda.so.1; found beside bfserver
 

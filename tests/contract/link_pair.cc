@@ -44,7 +44,7 @@ std::unique_ptr<Link> rdma_link_over(Fd control, bool worker) {
     BF_CHECK(listener.ok());
     port = (*listener)->port();
     BF_CHECK(send(control.get(), &port, sizeof port, MSG_NOSIGNAL) == sizeof port);
-    auto link = (*listener)->accept(control, kPatience);
+    auto link = (*listener)->accept(control, -1, kPatience);
     if (!link.ok()) fprintf(stderr, "%s\n", link.status().message().c_str());
     BF_CHECK(link.ok());
     return std::move(link).value();

@@ -11,6 +11,10 @@ import tempfile
 import time
 
 
+# Where servers listen: an address of this host. With another than loopback, clients take the server for another host.
+HOST = os.environ.get("BF_E2E_HOST", "127.0.0.1")
+
+
 class Build:
     """A build tree or a portable build: bin/, lib/backfield/, e2e/."""
 
@@ -122,9 +126,10 @@ class Server:
     def __enter__(self):
         for _ in range(5):  # another test may take the port between our look and the server's
             with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
+                probe.bind((HOST, 0))
                 self.port = probe.getsockname()[1]
-            command = [str(self.build.bin / "bfserver"), "--dev", "--foreground", "--listen", f"127.0.0.1:{self.port}", *self.software, *self.extra]
+            trust = "--dev" if HOST == "127.0.0.1" else "--insecure"
+            command = [str(self.build.bin / "bfserver"), trust, "--foreground", "--listen", self.address, *self.software, *self.extra]
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, env=clean_environment(), start_new_session=True)
             if self.wait_until_listening():
                 self.idle_mib = self.free_mib()
@@ -160,7 +165,7 @@ class Server:
 
     @property
     def address(self):
-        return f"127.0.0.1:{self.port}"
+        return f"{HOST}:{self.port}"
 
     def log_text(self, lines=30):
         text = pathlib.Path(self.log.name).read_text(errors="replace").splitlines()

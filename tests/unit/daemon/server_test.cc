@@ -25,7 +25,7 @@ TEST(Server, ListsWhatItHas) {
   EXPECT_TRUE(reply.software);
   EXPECT_FALSE(reply.draining);
   EXPECT_EQ(reply.driver_version, 13000u);
-  EXPECT_EQ(reply.transports, (std::vector<std::string>{"tcp", "shm"}));
+  EXPECT_EQ(reply.transports, (std::vector<std::string>{"tcp", "shm", "rdma"}));
   ASSERT_EQ(reply.gpus.size(), 2u);
   EXPECT_EQ(reply.gpus[1].index, 1u);
   EXPECT_EQ(reply.gpus[1].memory_bytes, 1024 * kMiB);
