@@ -46,6 +46,7 @@ CUresult handle_cuMemHostAlloc(void** pp, size_t bytesize, unsigned int Flags) n
   range.device = context->device;
   range.flags = Flags;
   state().ranges.insert(range);
+  Session::get()->link().bulk().remember(memory, bytesize);
   *pp = memory;
   return CUDA_SUCCESS;
 }
@@ -58,6 +59,7 @@ CUresult handle_cuMemFreeHost(void* p) noexcept {
   if (!range || range->base != value_of(p) || range->kind != Range::Kind::kPinned) return CUDA_ERROR_INVALID_VALUE;
   if (CUresult result = finish_transfers(*range); result == CUDA_ERROR_DEINITIALIZED) return result;
   if (!state().ranges.remove(value_of(p), Range::Kind::kPinned)) return CUDA_ERROR_INVALID_VALUE;
+  Session::get()->link().bulk().forget(p);
   munmap(p, page_up(range->bytes));
   return CUDA_SUCCESS;
 }
@@ -80,6 +82,7 @@ CUresult handle_cuMemHostRegister_v2(void* p, size_t bytesize, unsigned int Flag
   range.device = context->device;
   range.flags = Flags;
   state().ranges.insert(range);
+  Session::get()->link().bulk().remember(p, bytesize);
   return CUDA_SUCCESS;
 }
 
@@ -91,6 +94,7 @@ CUresult handle_cuMemHostUnregister(void* p) noexcept {
   }
   if (CUresult result = finish_transfers(*range); result == CUDA_ERROR_DEINITIALIZED) return result;
   state().ranges.remove(value_of(p), Range::Kind::kRegistered);
+  Session::get()->link().bulk().forget(p);
   return CUDA_SUCCESS;
 }
 

@@ -46,15 +46,6 @@ Result<std::unique_ptr<Region>> Region::make(ibv_pd* pd, void* data, size_t byte
   return std::unique_ptr<Region>(new Region(mr, bytes));
 }
 
-Result<std::unique_ptr<Region>> Region::make_dmabuf(ibv_pd* pd, int dmabuf, uint64_t offset, uint64_t address,
-                                                    size_t bytes, int access) {
-  auto reg = loaded_verbs().ibv_reg_dmabuf_mr;
-  if (!reg) return Status(StatusCode::kUnavailable, "this host's libibverbs cannot register device memory (rdma-core 34 can)");
-  ibv_mr* mr = reg(pd, offset, bytes, address, dmabuf, access);
-  if (!mr) return errno_status("the RDMA device cannot reach that device memory", errno);
-  return std::unique_ptr<Region>(new Region(mr, bytes));
-}
-
 Result<std::unique_ptr<Buffer>> Buffer::make(ibv_pd* pd, size_t bytes, int access) {
   // Large pages: less to pin, and less for the device to look up.
   const size_t page = bytes < kLargePage ? 4096 : kLargePage, reserved = (bytes + page - 1) / page * page + page;
@@ -82,6 +73,7 @@ Buffer::~Buffer() {
 void RegionCache::remember(const void* data, size_t bytes) {
   std::lock_guard lock(mutex_);
   Range& range = ranges_[uintptr_t(data)];
+  if (range.bytes == bytes) return;
   drop(range);
   range = {};
   range.bytes = bytes;
@@ -107,7 +99,7 @@ std::shared_ptr<const Region> RegionCache::find(const void* data, size_t bytes) 
     uses_.splice(uses_.begin(), uses_, range.use);
     return range.region;
   }
-  if (range.bytes > most_bytes_) {
+  if (range.bytes > most_bytes_ || !loaded_verbs().forks_copy) {
     range.refused = true;
     return nullptr;
   }

@@ -26,9 +26,6 @@ Status cannot_register(size_t bytes, int error);
 class Region {
  public:
   static Result<std::unique_ptr<Region>> make(ibv_pd* pd, void* data, size_t bytes, int access);
-  // Device memory behind a dma-buf; `address` is where its first byte lies for the device's own programs.
-  static Result<std::unique_ptr<Region>> make_dmabuf(ibv_pd* pd, int dmabuf, uint64_t offset, uint64_t address,
-                                                     size_t bytes, int access);
   ~Region();
 
   uint32_t local_key() const { return mr_->lkey; }
@@ -58,7 +55,8 @@ class Buffer {
 };
 
 // Ranges that stay mapped until forget(): registered at their first use, the least recently used given up when their sum
-// passes `most_bytes`. A range the kernel refuses is not tried again.
+// passes `most_bytes`. A range the kernel refuses is not tried again, and where forks would take the memory from children
+// none is registered.
 class RegionCache {
  public:
   RegionCache(ibv_pd* pd, uint64_t most_bytes) : pd_(pd), most_bytes_(most_bytes) {}

@@ -37,19 +37,19 @@ Loaded load() {
   BF_RDMACM_FUNCTIONS(BF_RDMACM_LOAD)
 #undef BF_VERBS_LOAD
 #undef BF_RDMACM_LOAD
-  loaded.verbs.ibv_reg_dmabuf_mr =
-      reinterpret_cast<decltype(loaded.verbs.ibv_reg_dmabuf_mr)>(dlsym(verbs, "ibv_reg_dmabuf_mr"));
   if (missing) {
     loaded.status = not_here(std::string("they lack ") + missing);
     return loaded;
   }
   // Refused if the program itself registered memory before; our own rings stay out of children in any case.
   loaded.verbs.ibv_fork_init();
+  auto is_initialized = reinterpret_cast<decltype(&::ibv_is_fork_initialized)>(dlsym(verbs, "ibv_is_fork_initialized"));
+  loaded.verbs.forks_copy = is_initialized && is_initialized() == IBV_FORK_UNNEEDED;
   return loaded;
 }
 
-const Loaded& loaded() {
-  static const auto* once = new Loaded(load());
+Loaded& loaded() {
+  static auto* once = new Loaded(load());
   return *once;
 }
 
@@ -61,5 +61,7 @@ Result<const Verbs*> verbs() {
 }
 
 const Verbs& loaded_verbs() { return loaded().verbs; }
+
+void replace_verbs(const Verbs& verbs) { loaded() = {verbs, {}}; }
 
 }  // namespace bf::transport::rdma

@@ -35,7 +35,9 @@ struct Verbs {
   BF_VERBS_FUNCTIONS(BF_DECLARE)
   BF_RDMACM_FUNCTIONS(BF_DECLARE)
 #undef BF_DECLARE
-  decltype(&::ibv_reg_dmabuf_mr) ibv_reg_dmabuf_mr = nullptr;  // since rdma-core 34; null before
+  // True if the kernel gives a forked child copies of what a device reads. Where it does not, the library keeps registered
+  // memory out of children instead: fine for buffers of ours, not for the program's.
+  bool forks_copy = false;
 
   // The exported symbol has a structure type of its own for callers of the first releases; it fills what it knows.
   int query_port(ibv_context* context, uint8_t port, ibv_port_attr& attributes) const {
@@ -50,5 +52,8 @@ Result<const Verbs*> verbs();
 
 // The same where the libraries must be there already: code that holds an object of theirs.
 const Verbs& loaded_verbs();
+
+// For tests: these functions from now on.
+void replace_verbs(const Verbs& verbs);
 
 }  // namespace bf::transport::rdma

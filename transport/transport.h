@@ -89,7 +89,7 @@ class Bulk {
   virtual void release(const Block& block) = 0;
 
   // Tells of memory that stays mapped and will be sent from more than once (pinned memory), until forget(): a transport
-  // that registers memory may then send without a copy. Never needed for correctness.
+  // that registers memory may then send without a copy. Never needed for correctness; again is no harm.
   virtual void remember(const void* data, size_t bytes) {
     (void)data;
     (void)bytes;

@@ -25,10 +25,7 @@ void shell(const std::string& command) { ASSERT_EQ(system(command.c_str()), 0) <
 
 // The cable between the two interfaces (network.sh).
 void cut_cable() { shell("ip link set v1 down"); }
-void join_cable() {
-  shell("ip link set v1 up && sleep 1 && ip route replace 10.1.0.1 dev v1 src 10.1.0.2 table 100 && "
-        "ip route replace 10.1.0.2 dev v0 src 10.1.0.1 table 100");
-}
+void join_cable() { shell("bash -c 'join_cable 2'"); }
 void disturb(const std::string& how) {
   for (const char* device : {"v0", "v1"}) shell(std::string("tc qdisc replace dev ") + device + " root netem " + how);
 }

@@ -14,16 +14,24 @@ for device in v0 v1; do
 done
 ip address add 10.1.0.1/32 dev v0
 ip address add 10.1.0.2/32 dev v1
-ip link set v0 up mtu 4200
-ip link set v1 up mtu 4200
-ip route add 10.1.0.2 dev v0 src 10.1.0.1 table 100
-ip route add 10.1.0.1 dev v1 src 10.1.0.2 table 100
+join_cable() {
+  ip link set v0 up mtu 4200
+  ip link set v1 up mtu 4200
+  ip neigh replace 10.1.0.2 dev v0 lladdr "$(cat /sys/class/net/v1/address)" nud permanent
+  ip neigh replace 10.1.0.1 dev v1 lladdr "$(cat /sys/class/net/v0/address)" nud permanent
+  ip route replace 10.1.0.2 dev v0 src 10.1.0.1 table 100
+  ip route replace 10.1.0.1 dev v1 src 10.1.0.2 table 100
+  until [ "$(rdma link | grep -c 'state ACTIVE')" = "$1" ]; do sleep 0.1; done
+}
+join_cable 0
 ip rule add pref 1 iif lo lookup 100
 ip rule add pref 2 oif v0 lookup 100
 ip rule add pref 3 oif v1 lookup 100
 ip rule add pref 10 lookup local
 ip rule del pref 0
 for end in 0 1; do rdma link add rxe$end type rxe netdev v$end; done
-# The cable's faults: netem_on loss 1% delay 2ms; netem_off; cut; join.
+join_cable 2
+export -f join_cable
+# The cable's faults: netem_on delay 2ms loss 1%; netem_off.
 netem_on() { for device in v0 v1; do tc qdisc replace dev $device root netem "$@"; done; }
 netem_off() { for device in v0 v1; do tc qdisc del dev $device root; done; }

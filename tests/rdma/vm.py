@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 SKIPPED = 77
@@ -65,7 +66,7 @@ def kernel(cache):
     for ready in sorted(cache.glob("kernel-*/ready")):
         return ready.parent, ""
     listed = subprocess.run(["apt-cache", "depends", "linux-image-amd64"], capture_output=True, text=True)
-    package = re.search(r"Depends: (linux-image-[\\w.+-]+)", listed.stdout)
+    package = re.search(r"Depends: (linux-image-[\w.+-]+)", listed.stdout)
     if not package:
         return None, "no package linux-image-amd64 in this machine's apt sources (run apt-get update; Debian 12 has it)"
     folder = cache / f"kernel-{package.group(1)}"
@@ -123,12 +124,12 @@ def make_initrd(kernel_folder, command, work):
     return next((kernel_folder / "boot").glob("vmlinuz-*")), work / "initrd.gz"
 
 
-def run(cache, arguments):
+def run(arguments):
     missing = tool_missing()
     if missing:
         fail(f"skipped: {missing}")
         return SKIPPED
-    folder, why = kernel(cache)
+    folder, why = kernel(arguments.cache)
     if folder is None:
         fail(f"skipped: {why}")
         return SKIPPED
@@ -139,12 +140,10 @@ def run(cache, arguments):
                 "-cpu", "max", "-smp", "2", "-m", str(arguments.memory), "-display", "none", "-vga", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot", "-nic", "none",
                 "-virtfs", "local,path=/,mount_tag=files,security_model=none,readonly=on,multidevs=remap",
                 "-kernel", str(image), "-initrd", str(initrd),
-                "-append", "console=ttyS0 quiet panic=-1 rdinit=/init mitigations=off net.ifnames=0"]
+                "-append", "console=ttyS0 quiet panic=-1 rdinit=/init mitigations=off"]
         process = subprocess.Popen(qemu, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         status = BROKEN
         deadline = time.monotonic() + arguments.timeout
-        os.set_blocking(process.stdout.fileno(), True)
-        import threading
         timer = threading.Timer(arguments.timeout, process.kill)
         timer.start()
         for line in process.stdout:
@@ -166,7 +165,8 @@ def main():
     parser.add_argument("--memory", type=int, default=2048, help="of the VM, in MiB")
     parser.add_argument("--timeout", type=int, default=600, help="seconds")
     parser.add_argument("command", nargs="+")
-    return run(main.cache if False else parser.parse_args().cache, parser.parse_args())
+    arguments = parser.parse_args()
+    return run(arguments)
 
 
 if __name__ == "__main__":
