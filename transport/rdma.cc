@@ -69,7 +69,7 @@ class AsyncEvents {
         break;
       case IBV_EVENT_PORT_ERR:
         if (event.element.port_num == any.id()->port_num)
-          endpoint.fail({StatusCode::kUnavailable, "port " + std::to_string(event.element.port_num) + " of the RDMA device " + device + " went down"});
+          endpoint.fail({StatusCode::kInternal, "port " + std::to_string(event.element.port_num) + " of the RDMA device " + device + " went down"});
         break;
       default:  // a port that came up, a changed address table: the connections that stand go on
         break;
@@ -102,7 +102,19 @@ class RdmaLink : public Link {
     watcher_.join();
     async_events().remove(*endpoint_);
     for (auto& connection : endpoint_->connections()) connection->disconnect();
-    endpoint_.reset();  // before the channel of its identifiers' events
+    std::vector<rdma_cm_id*> ids;
+    for (auto& connection : endpoint_->connections()) ids.push_back(connection->dismantle());
+    const bool network_lost = endpoint_->fate().why().code() == StatusCode::kInternal;
+    endpoint_.reset();
+    auto destroy = [ids, events = events_.release()] {
+      for (rdma_cm_id* id : ids) loaded_verbs().rdma_destroy_id(id);
+      loaded_verbs().rdma_destroy_event_channel(events);
+    };
+    // The kernel says goodbye for each, and waits for seconds where nobody can hear it.
+    if (network_lost) {
+      if (Thread::start_detached("bf-rdma-bury", destroy)) return;
+    }
+    destroy();
   }
 
   Status watch() {

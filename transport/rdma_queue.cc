@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 namespace bf::transport::rdma {
 
@@ -58,10 +59,14 @@ void Completions::sleep(const Wake& wake, int most_ms) const {
 }
 
 Connection::~Connection() {
-  if (id_->qp) loaded_verbs().rdma_destroy_qp(id_);
+  if (rdma_cm_id* id = dismantle()) loaded_verbs().rdma_destroy_id(id);
+}
+
+rdma_cm_id* Connection::dismantle() noexcept {
+  if (id_ && id_->qp) loaded_verbs().rdma_destroy_qp(id_);
   sends_.reset();
   receives_.reset();
-  loaded_verbs().rdma_destroy_id(id_);
+  return std::exchange(id_, nullptr);
 }
 
 Status Connection::make_queue_pair(ibv_pd* pd, const QueueShape& shape) {

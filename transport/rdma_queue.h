@@ -81,11 +81,13 @@ class Connection {
   Status post(ibv_recv_wr& request);
   // Ends the connection: everything posted comes back with an error, the peer is told. Never blocks.
   void disconnect() noexcept;
+  // Destroys queue pair and completion queues, and hands out the identifier, which is the caller's to destroy.
+  rdma_cm_id* dismantle() noexcept;
   // The queue pair into its error state, as a broken device would leave it.
   void break_queue_pair() noexcept;
 
  private:
-  rdma_cm_id* const id_;
+  rdma_cm_id* id_;
   std::unique_ptr<Completions> sends_, receives_;
   uint32_t inline_bytes_ = 0;
 };

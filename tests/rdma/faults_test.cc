@@ -23,9 +23,8 @@ using Clock = std::chrono::steady_clock;
 
 void shell(const std::string& command) { ASSERT_EQ(system(command.c_str()), 0) << command; }
 
-// The cable between the two interfaces (network.sh).
+// The cable between the two interfaces (network.sh). For good: the kernel's Soft-RoCE takes minutes to talk again.
 void cut_cable() { shell("ip link set v1 down"); }
-void join_cable() { shell("bash -c 'join_cable 2'"); }
 void disturb(const std::string& how) {
   for (const char* device : {"v0", "v1"}) shell(std::string("tc qdisc replace dev ") + device + " root netem " + how);
 }
@@ -46,7 +45,7 @@ class RdmaFaults : public testing::Test {
   }
   // A thread of the client blocked in receive(), a transfer that waits for room; `act`, and what they then were told.
   struct Ended {
-    std::string reason;
+    std::string reason;  // at the client / at the worker: one of them notices first
     double seconds = 0;
     bool transfer_failed = false;
   };
@@ -65,6 +64,8 @@ class RdmaFaults : public testing::Test {
       std::byte byte;
       auto got = pair.client->calls().receive({&byte, 1}, 0us);
       ended.reason = got.ok() ? "end" : got.status().message();
+      got = pair.worker->calls().receive({&byte, 1}, 0us);
+      ended.reason += " / " + (got.ok() ? "end" : got.status().message());
       over = true;
     });
     auto before = Clock::now();
@@ -78,7 +79,7 @@ class RdmaFaults : public testing::Test {
     before = Clock::now();
     pair.client.reset();
     pair.worker.reset();
-    EXPECT_LT(Clock::now() - before, 10s);
+    EXPECT_LT(Clock::now() - before, 5s);
     fprintf(stderr, "after %.2f s: %s\n", ended.seconds, ended.reason.c_str());
     return ended;
   }
@@ -118,10 +119,8 @@ TEST_F(RdmaFaults, LossAndDelayChangeNothing) {
 
 TEST_F(RdmaFaults, ACutCableEndsTheLink) {
   auto ended = end_by([](Pair&) { cut_cable(); }, 5s);
-  join_cable();
   EXPECT_NE(ended.reason.find("went down"), std::string::npos) << ended.reason;
   EXPECT_TRUE(ended.transfer_failed);
-  make_pair(Kind::kRdma);  // and afterwards all is well
 }
 
 TEST_F(RdmaFaults, ASilentNetworkEndsTheLinkOnceSomethingIsSent) {

@@ -14,7 +14,7 @@ for device in v0 v1; do
 done
 ip address add 10.1.0.1/32 dev v0
 ip address add 10.1.0.2/32 dev v1
-join_cable() {
+ready() {  # how many active ports to wait for
   ip link set v0 up mtu 4200
   ip link set v1 up mtu 4200
   ip neigh replace 10.1.0.2 dev v0 lladdr "$(cat /sys/class/net/v1/address)" nud permanent
@@ -23,15 +23,14 @@ join_cable() {
   ip route replace 10.1.0.1 dev v1 src 10.1.0.2 table 100
   until [ "$(rdma link | grep -c 'state ACTIVE')" = "$1" ]; do sleep 0.1; done
 }
-join_cable 0
+ready 0
 ip rule add pref 1 iif lo lookup 100
 ip rule add pref 2 oif v0 lookup 100
 ip rule add pref 3 oif v1 lookup 100
 ip rule add pref 10 lookup local
 ip rule del pref 0
 for end in 0 1; do rdma link add rxe$end type rxe netdev v$end; done
-join_cable 2
-export -f join_cable
+ready 2
 # The cable's faults: netem_on delay 2ms loss 1%; netem_off.
 netem_on() { for device in v0 v1; do tc qdisc replace dev $device root netem "$@"; done; }
 netem_off() { for device in v0 v1; do tc qdisc del dev $device root; done; }

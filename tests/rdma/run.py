@@ -28,17 +28,17 @@ def script(build, parts, full):
     def step(name, command):
         lines.append(f"echo '== {name} =='; {command} || failed=\"$failed {name}\"")
 
-    def filtered(pattern, slow):
-        return shlex.quote(pattern if full else f"{pattern}-{':'.join(slow)}")
-
     if "contract" in parts:
-        step("contract", f"tests/transport_contract_test --gtest_brief=1 --gtest_filter={filtered('*/Rdma', SLOW_CONTRACT)}")
+        step("contract", f"tests/transport_contract_test --gtest_brief=1 --gtest_filter={shlex.quote('*/Rdma' if full else '*/Rdma-' + ':'.join(SLOW_CONTRACT))}")
     if "faults" in parts:
-        step("faults", f"tests/rdma_fault_test --gtest_brief=1 --gtest_filter={filtered('*', SLOW_FAULTS)}")
+        slow = [] if full else SLOW_FAULTS
+        step("faults", f"tests/rdma_fault_test --gtest_brief=1 --gtest_filter={shlex.quote('-' + ':'.join(['*ACutCable*', *slow]))}")
     if "e2e" in parts and (build / "e2e").exists():
         names = "" if full else " ".join(SHORT_E2E)
         step("e2e", f"python3 {SOURCE}/tests/e2e/run.py --build . --transports tcp,rdma {names}")
         step("lossy", f"netem_on delay 1ms loss 0.5%; python3 {SOURCE}/tests/e2e/run.py --build . --transports rdma driver_basic copy_forms; result=$?; netem_off; [ $result = 0 ]")
+    if "faults" in parts:  # last: Soft-RoCE does not recover from it soon
+        step("cut", "tests/rdma_fault_test --gtest_brief=1 --gtest_filter='*ACutCable*'")
     lines.append('[ -z "$failed" ] || { echo "FAILED:$failed"; exit 1; }')
     return "\n".join(lines) + "\n"
 
