@@ -122,10 +122,12 @@ RdmaCheck check_lock_limit() {
 
 uint64_t rdma_link_bytes() {
   using namespace rdma;
-  uint64_t bytes = kLandingBytes + 4096;
-  for (uint32_t credits : {kCallsCredits, kSideCredits})
-    bytes += (RdmaStream::shape(credits).sends + RdmaStream::shape(credits).receives) * RdmaStream::kMessageBytes;
-  return bytes + kRdmaBulkChannels * RdmaBulk::staging_bytes();
+  uint64_t bytes = Buffer::rounded(kLandingBytes) + kRdmaBulkChannels * Buffer::rounded(RdmaBulk::staging_bytes());
+  for (uint32_t credits : {kCallsCredits, kSideCredits}) {
+    const QueueShape shape = RdmaStream::shape(credits);
+    bytes += Buffer::rounded((shape.sends + shape.receives) * RdmaStream::kMessageBytes);
+  }
+  return bytes;
 }
 
 std::vector<RdmaCheck> check_rdma() {

@@ -46,14 +46,20 @@ Result<std::unique_ptr<Region>> Region::make(ibv_pd* pd, void* data, size_t byte
   return std::unique_ptr<Region>(new Region(mr, bytes));
 }
 
+size_t Buffer::rounded(size_t bytes) {
+  const size_t page = bytes < kLargePage ? 4096 : kLargePage;
+  return (bytes + page - 1) / page * page;
+}
+
 Result<std::unique_ptr<Buffer>> Buffer::make(ibv_pd* pd, size_t bytes, int access) {
   // Large pages: less to pin, and less for the device to look up.
-  const size_t page = bytes < kLargePage ? 4096 : kLargePage, reserved = (bytes + page - 1) / page * page + page;
+  const size_t page = bytes < kLargePage ? 4096 : kLargePage;
+  bytes = rounded(bytes);
+  const size_t reserved = bytes + page;
   void* memory = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) return errno_status("no memory for RDMA buffers", errno);
   auto* start = static_cast<std::byte*>(memory);
   auto* data = start + (page - uintptr_t(memory) % page) % page;
-  bytes = (bytes + page - 1) / page * page;
   if (data > start) munmap(start, size_t(data - start));
   if (size_t rest = size_t(start + reserved - data) - bytes; rest > 0) munmap(data + bytes, rest);
   madvise(data, bytes, MADV_DONTFORK);

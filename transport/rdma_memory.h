@@ -41,6 +41,8 @@ class Region {
 class Buffer {
  public:
   static Result<std::unique_ptr<Buffer>> make(ibv_pd* pd, size_t bytes, int access);
+  // What a buffer of that many bytes really takes: whole pages.
+  static size_t rounded(size_t bytes);
   ~Buffer();
 
   std::byte* data() const { return data_; }
