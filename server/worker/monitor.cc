@@ -359,7 +359,12 @@ class Monitor {
     for (size_t at = 0; at < fields.size(); at += kFieldsAtOnce) {
       const size_t count = std::min(kFieldsAtOnce, fields.size() - at);
       if (library_.field_values(gpu.device, int(count), &fields[at]) != nvml::NVML_SUCCESS) continue;
-      for (size_t i = at; i < at + count; ++i) answers.push_back(answer_of(fields[i]));
+      for (size_t i = at; i < at + count; ++i) {
+        // Even of a short list the library may leave some as they were, and then answers them when they are asked alone.
+        if (fields[i].nvmlReturn == nvml::NVML_ERROR_UNKNOWN) library_.field_values(gpu.device, 1, &fields[i]);
+        if (fields[i].nvmlReturn == nvml::NVML_ERROR_UNKNOWN) fields[i].nvmlReturn = nvml::NVML_ERROR_NOT_SUPPORTED;
+        answers.push_back(answer_of(fields[i]));
+      }
     }
   }
 
