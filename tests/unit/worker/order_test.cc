@@ -127,8 +127,8 @@ TEST(Order, BlockedCallHoldsUpNoOtherLane) {
         ++posts;
         return;
       }
-      turn.pass();
       blocked = true;
+      turn.pass();  // from here on the posts may run
       while (!go) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     void no_thread(uint32_t) override {}
