@@ -5,9 +5,6 @@
 #include <atomic>
 #include <string_view>
 
-#ifndef FMT_HEADER_ONLY
-#define FMT_HEADER_ONLY
-#endif
 #include <fmt/format.h>
 
 namespace bf {

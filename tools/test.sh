@@ -5,6 +5,10 @@
 #   3. the whole suite but the fuzz runs in the ordinary build (build/), whose summary comes last.
 # The status is 0 only if all of them passed. BF_E2E_FULL=1 makes the end-to-end stress tests run at full length.
 set -euo pipefail
+if [ $# -gt 0 ]; then
+  echo "usage: tools/test.sh (no arguments); one test, or one kind of tests: see docs/building.md" >&2
+  exit 2
+fi
 cd "$(dirname "$(readlink -f "$0")")/.."
 . tools/dependencies.sh
 install_dependencies
@@ -12,12 +16,19 @@ require_cuda_toolkit
 
 jobs=$(nproc)
 failed=()
+stage() { echo "== $1 (after $SECONDS s) =="; }
 # Without the end-to-end programs: those belong to the ordinary build.
 sanitized() {  # folder sanitizer labels [target ...]
-  echo "== $2 =="
+  stage "$2: build"
   cmake -S . -B "$1" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBF_SANITIZE="$2" >/dev/null
   cmake --build "$1" -j "$jobs" ${4:+--target "${@:4}"} | tail -n 1
-  ctest --test-dir "$1" -j "$jobs" -L "$3" --output-on-failure --no-tests=error | tail -n 40 || failed+=("$2")
+  stage "$2: tests"
+  if ctest --test-dir "$1" -j "$jobs" -L "$3" --output-on-failure --no-tests=error >"$1/tests.log"; then
+    tail -n 20 "$1/tests.log"
+  else
+    failed+=("$2")
+    tail -n 400 "$1/tests.log"
+  fi
 }
 export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
 # The shim keeps its state for as long as the process lives, on purpose: leaks are counted by the life-cycle tests instead.
@@ -28,9 +39,10 @@ threaded=(transport_contract_test transport_test client_state_test client_sessio
 sanitized build-tsan thread threads "${threaded[@]}"
 sanitized build-asan address,undefined '.*'
 
-echo "== all tests =="
+stage "everything: build"
 cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo >/dev/null
 cmake --build build -j "$jobs" | tail -n 1
+stage "everything: tests"
 [ ${#failed[@]} -eq 0 ] || echo "FAILED under sanitizers: ${failed[*]} (the output is above)"
 ctest --test-dir build -j "$jobs" -LE fuzz --output-on-failure || failed+=("the suite")
 [ ${#failed[@]} -eq 0 ]
