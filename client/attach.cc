@@ -1,5 +1,7 @@
 #include "client/attach.h"
 
+#include <netdb.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -7,12 +9,14 @@
 
 #include "base/hex.h"
 #include "proto/handshake.h"
+#include "transport/rdma.h"
 
 namespace bf::client {
 namespace {
 
 constexpr uint32_t kApiVersion = 13000;  // the CUDA version whose functions this shim has
 constexpr uint16_t kDefaultPort = 56001;
+constexpr std::chrono::milliseconds kRdmaPatience{3000};  // before a program that may use tcp does so
 
 std::string environment(const char* name) {
   const char* value = std::getenv(name);
@@ -37,6 +41,45 @@ Result<Fd> join(const transport::Address& address, const control::Admission& ses
 LinkFactory& factory_slot() {
   static auto* factory = new LinkFactory;
   return *factory;
+}
+
+// Which transport to ask for, once it is known where the server is.
+struct Wish {
+  std::string transport;
+  std::string why;
+};
+
+Result<Wish> wish_for(const AttachSettings& settings, const Dialled& dialled) {
+  if (dialled.same_host) return Wish{"shm", "the server is on this host"};
+  if (settings.transport == "tcp") return Wish{"tcp", "as asked for"};
+  Status rdma = transport::rdma_available();
+  if (rdma.ok() && settings.encrypt)
+    rdma = {StatusCode::kDenied, "RDMA traffic is not encrypted, and this server wants sessions encrypted (bfserver --encryption)"};
+  if (rdma.ok()) return Wish{"rdma", settings.transport == "rdma" ? "as asked for" : "both ends have it"};
+  if (settings.transport == "rdma") return rdma;
+  return Wish{"tcp", rdma.message()};
+}
+
+// The numeric address that `socket` is connected to.
+std::string peer_host(int socket) {
+  sockaddr_storage name{};
+  socklen_t bytes = sizeof name;
+  char host[NI_MAXHOST] = "";
+  if (getpeername(socket, reinterpret_cast<sockaddr*>(&name), &bytes) != 0) return {};
+  if (getnameinfo(reinterpret_cast<sockaddr*>(&name), bytes, host, sizeof host, nullptr, 0, NI_NUMERICHOST) != 0) return {};
+  return host;
+}
+
+Result<std::unique_ptr<transport::Link>> connect_rdma(Fd& control, const control::Admission& session,
+                                                      std::chrono::milliseconds timeout) {
+  const control::AttachReply& reply = session.reply;
+  if (reply.rdma_port == 0) {
+    const std::string why = reply.rdma_note.empty() ? "it is switched off there (bfserver --rdma)" : reply.rdma_note;
+    return Status(StatusCode::kUnavailable, "the server offers no RDMA: " + why);
+  }
+  if (reply.rdma_port > UINT16_MAX) return Status(StatusCode::kInvalid, "the server's RDMA port is no port");
+  const std::string host = reply.rdma_address.empty() ? peer_host(control.get()) : reply.rdma_address;
+  return transport::connect_rdma_link(control, host, uint16_t(reply.rdma_port), session.session_key, timeout);
 }
 
 }  // namespace
@@ -74,10 +117,9 @@ Result<AttachSettings> AttachSettings::from_environment() {
     return Status(StatusCode::kInvalid, "BF_LEASE_SECRET is not a row of hexadecimal digits; start the program with bfrun");
   settings.secret = std::move(*secret);
   if (settings.transport.empty()) settings.transport = "auto";
-  if (settings.transport != "auto" && settings.transport != "tcp" && settings.transport != "shm") {
-    return Status(StatusCode::kInvalid, "BF_TRANSPORT is '" + settings.transport + "'; it must be auto, tcp or shm");
-  }
-  return settings;
+  for (const char* known : {"auto", "tcp", "shm", "rdma"})
+    if (settings.transport == known) return settings;
+  return Status(StatusCode::kInvalid, "BF_TRANSPORT is '" + settings.transport + "'; it must be auto, tcp, shm or rdma");
 }
 
 Result<Attached> attach(const AttachSettings& settings) {
@@ -85,12 +127,14 @@ Result<Attached> attach(const AttachSettings& settings) {
   transport::Address address;
   auto dialled = dial_server(settings, deadline, &address);
   if (!dialled.ok()) return dialled.status();
+  auto wish = wish_for(settings, *dialled);
+  if (!wish.ok()) return wish.status();
   control::AttachRequest request;
   request.protocol = control::kProtocolVersion;
   request.lease_id = settings.lease;
   request.pid = uint32_t(getpid());
   request.program = program_invocation_short_name;
-  request.transport = dialled->same_host ? "shm" : "tcp";
+  request.transport = wish->transport;
   request.api_version = kApiVersion;
   request.encrypt = settings.encrypt && !dialled->same_host;
   int socket = dialled->socket.get();
@@ -99,11 +143,25 @@ Result<Attached> attach(const AttachSettings& settings) {
 
   Attached attached;
   attached.sockets.push_back(socket);
-  if (dialled->same_host) {
+  if (wish->transport == "shm") {
     auto link = transport::accept_shm_link(std::move(dialled->socket), std::chrono::milliseconds(limits::kHandshakeTimeoutMs));
     if (!link.ok()) return link.status();
     attached.link = std::move(*link);
+    attached.choice = "shm (" + wish->why + ")";
     return attached;
+  }
+  if (wish->transport == "rdma") {
+    const bool must = settings.transport == "rdma";
+    auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    auto link = connect_rdma(dialled->socket, *session, must ? left : std::min(left, kRdmaPatience));
+    if (link.ok()) {
+      attached.link = std::move(*link);
+      for (int descriptor : attached.link->descriptors()) attached.sockets.push_back(descriptor);
+      attached.choice = "rdma (" + wish->why + ")";
+      return attached;
+    }
+    if (must) return link.status();
+    wish->why = "not rdma: " + link.status().message();
   }
   const uint32_t channels = session->reply.channels;
   if (channels < 2 || channels > 1 + limits::kBulkChannels) {
@@ -127,9 +185,11 @@ Result<Attached> attach(const AttachSettings& settings) {
                                          false, left);
     if (!link.ok()) return link.status();
     attached.link = std::move(*link);
+    attached.choice = "tcp with TLS (" + wish->why + ")";
     return attached;
   }
   attached.link = transport::make_tcp_link(std::move(dialled->socket), std::move(side), std::move(bulk));
+  attached.choice = "tcp (" + wish->why + ")";
   return attached;
 }
 

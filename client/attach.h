@@ -18,7 +18,7 @@ struct AttachSettings {
   std::string server;
   std::string lease;
   std::string secret;     // raw bytes
-  std::string transport;  // auto | tcp | shm
+  std::string transport;  // auto | tcp | shm | rdma
   bool encrypt = false;   // TLS on tcp, and nothing less
 
   static Result<AttachSettings> from_environment();
@@ -35,6 +35,7 @@ Result<Dialled> dial_server(const AttachSettings& settings, control::Deadline de
 struct Attached {
   std::unique_ptr<transport::Link> link;
   std::vector<int> sockets;  // owned by the link; a forked child closes its copies, so that they do not keep it alive
+  std::string choice;        // the transport and why it, for people
 };
 
 // Dials, proves the lease, opens the channels. Blocks for at most limits::kHandshakeTimeoutMs.

@@ -67,9 +67,11 @@ CUresult handle_cuMemHostAlloc(void** pp, size_t bytesize, unsigned int Flags) n
   range.device = context->device;
   range.flags = Flags;
   state().ranges.insert(range);
+  Session::get()->link().bulk().remember(memory, bytesize);
   if ((Flags & CU_MEMHOSTALLOC_DEVICEMAP) || Session::get()->link().limits().same_process) {
     if (CUresult result = reach(range.base); result != CUDA_SUCCESS) {
       state().ranges.remove(range.base, Range::Kind::kPinned);
+      Session::get()->link().bulk().forget(memory);
       munmap(memory, page_up(bytesize));
       return result;
     }
@@ -87,6 +89,7 @@ CUresult handle_cuMemFreeHost(void* p) noexcept {
   if (CUresult result = finish_transfers(*range); result == CUDA_ERROR_DEINITIALIZED) return result;
   range = state().ranges.remove(value_of(p), Range::Kind::kPinned);
   if (!range) return CUDA_ERROR_INVALID_VALUE;
+  Session::get()->link().bulk().forget(p);
   if (range->mirrored) Mirrors::instance().remove(range->base);
   munmap(p, page_up(range->bytes));
   return CUDA_SUCCESS;
@@ -113,9 +116,11 @@ CUresult handle_cuMemHostRegister_v2(void* p, size_t bytesize, unsigned int Flag
   range.device = context->device;
   range.flags = Flags;
   state().ranges.insert(range);
+  Session::get()->link().bulk().remember(p, bytesize);
   if (Flags & CU_MEMHOSTREGISTER_DEVICEMAP) {
     if (CUresult result = reach(range.base); result != CUDA_SUCCESS) {
       state().ranges.remove(range.base, Range::Kind::kRegistered);
+      Session::get()->link().bulk().forget(p);
       return result;
     }
   }
@@ -129,6 +134,7 @@ CUresult handle_cuMemHostUnregister(void* p) noexcept {
   if (range->base != value_of(p) || range->kind != Range::Kind::kRegistered) return CUDA_ERROR_INVALID_VALUE;
   if (CUresult result = finish_transfers(*range); result == CUDA_ERROR_DEINITIALIZED) return result;
   range = state().ranges.remove(value_of(p), Range::Kind::kRegistered);
+  Session::get()->link().bulk().forget(p);
   if (range && range->mirrored) Mirrors::instance().remove(range->base);
   return CUDA_SUCCESS;
 }

@@ -33,6 +33,18 @@ std::mutex g_start;                    // one attach at a time
 std::atomic<bool> g_used{false};       // this process has a session, or is making one
 std::atomic<bool> g_forked{false};     // a child of a process that used CUDA
 
+// The shim prints nothing of its own accord. `bfrun -v` asks for the transport; and a program that was to run over RDMA
+// alone ends with an error of CUDA that nobody could explain.
+void say_choice(const Result<Attached>& attached) {
+  const char* verbose = getenv("BF_VERBOSE");
+  const char* transport = getenv("BF_TRANSPORT");
+  if (attached.ok()) {
+    if (verbose && !attached.value().choice.empty()) fprintf(stderr, "backfield: transport %s\n", attached.value().choice.c_str());
+  } else if (verbose || (transport && strcmp(transport, "rdma") == 0)) {
+    fprintf(stderr, "backfield: no session: %s\n", attached.status().message().c_str());
+  }
+}
+
 }  // namespace
 
 bool is_sticky(CUresult result) {
@@ -94,6 +106,7 @@ CUresult Session::start() {
     if (settings->server.empty()) return Status(StatusCode::kImpossible, "no server is named; start the program with bfrun");
     return attach(*settings);
   }();
+  say_choice(attached);
   if (!attached.ok()) {
     bool none = attached.status().code() == StatusCode::kImpossible;
     return fail(attached.status(), none ? CUDA_ERROR_NO_DEVICE : CUDA_ERROR_DEVICE_UNAVAILABLE);

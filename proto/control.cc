@@ -314,6 +314,9 @@ static void visit(V& v, M& m) {
   v.text(2, m.message, kMessageBytes);
   v.text(3, m.session_id, kIdBytes);
   v.number(5, m.channels);
+  v.number(16, m.rdma_port);
+  v.text(17, m.rdma_address, kIdBytes);
+  v.text(18, m.rdma_note, kMessageBytes);
 }
 
 template <class V, Is<JoinRequest> M>
@@ -470,6 +473,7 @@ static void visit(V& v, M& m) {
   v.number(8, m.client_pid);
   v.text(9, m.program, kNameBytes);
   v.number(10, m.encrypt);
+  v.text(11, m.rdma_address, kIdBytes);
 }
 
 template <class V, Is<Channel> M>
@@ -496,6 +500,7 @@ static void visit(V& v, M& m) {
   v.text(2, m.message, kMessageBytes);
   v.number(3, m.driver_version);
   v.messages(4, m.gpus, kGpusPerServer);
+  v.number(5, m.rdma);
 }
 
 template <class V, Is<MonitorRequest> M>

@@ -137,6 +137,9 @@ struct AttachReply {
   std::string message;
   std::string session_id;
   uint32_t channels = 0;
+  uint32_t rdma_port = 0;
+  std::string rdma_address;
+  std::string rdma_note;
 };
 struct JoinRequest {
   std::string session_id;
@@ -270,6 +273,7 @@ struct Assign {
   uint32_t client_pid = 0;
   std::string program;
   bool encrypt = false;
+  std::string rdma_address;
 };
 struct Channel {
   uint32_t index = 0;
@@ -289,6 +293,7 @@ struct ProbeReply {
   std::string message;
   uint32_t driver_version = 0;
   std::vector<Gpu> gpus;
+  bool rdma = false;
 };
 
 struct MonitorRequest {};

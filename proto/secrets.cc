@@ -42,6 +42,10 @@ std::string tls_key(std::string_view session_key, int32_t index) {
   return derive(session_key, "backfield tls", std::to_string(index));
 }
 
+std::string rdma_proof(std::string_view session_key, std::string_view request) {
+  return derive(session_key, "backfield rdma", request);
+}
+
 std::string digest(std::string_view bytes) { return text_of(sha256(bytes_of(bytes))); }
 
 }  // namespace bf::secrets

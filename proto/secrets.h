@@ -5,7 +5,8 @@
 //    |- attach proof                 bound to the AttachRequest (with the client's nonce) and the server's nonce
 //    `- session key                  bound to the same, so no two sessions share one
 //        |- join proof of channel i  each channel joins once: seeing the proof helps nobody
-//        `- TLS key of connection i  pre-shared key of TLS 1.3; -1 is the call stream
+//        |- TLS key of connection i  pre-shared key of TLS 1.3; -1 is the call stream
+//        `- rdma proof               bound to one connection request, whose channel connects once
 #pragma once
 
 #include <cstdint>
@@ -21,6 +22,8 @@ std::string reading_proof(std::string_view lease_secret);
 std::string session_key(std::string_view lease_secret, std::string_view request, std::string_view nonce);
 std::string join_proof(std::string_view session_key, uint32_t index);
 std::string tls_key(std::string_view session_key, int32_t index);
+// `request` is what the request says, without the proof (transport/rdma_connect.h).
+std::string rdma_proof(std::string_view session_key, std::string_view request);
 
 // SHA-256 of some bytes, as bytes.
 std::string digest(std::string_view bytes);

@@ -8,7 +8,9 @@
 #include "tools/localhealth.h"
 #include "tools/netperf.h"
 #include "tools/servers.h"
+#include "tools/session_perf.h"
 #include "tools/smi.h"
+#include "transport/rdma_health.h"
 
 namespace bf::tools {
 namespace {
@@ -30,6 +32,7 @@ constexpr const char* kFooter =
 struct Options {
   ServerOptions where;
   std::string netperf_server;
+  std::string netperf_transport;  // empty: the server itself, without a session
   bool as_json = false;
 };
 
@@ -169,7 +172,50 @@ int local_health(const Options& options) {
   return result;
 }
 
+// What keeps this host from RDMA, in words.
+bool complain_about_rdma() {
+  bool failed = false;
+  for (auto& check : transport::check_rdma()) {
+    if (check.grade == transport::RdmaGrade::kPass) continue;
+    complain(check.name + ": " + check.note);
+    failed |= check.grade == transport::RdmaGrade::kFail;
+  }
+  return failed;
+}
+
+int netperf_session(const Options& options) {
+  const std::string& transport = options.netperf_transport;
+  if (transport == "rdma" && complain_about_rdma()) return kFailed;
+  RequestOptions request;
+  request.where.servers = {options.netperf_server};
+  request.memory_mib = kSessionPerfMiB;
+  request.timeout_s = 0;
+  auto borrowed = request_gpus("bf", request, "netperf", false, 0);
+  if (!borrowed.ok()) return complain(borrowed.status().message()), status_of(borrowed.status());
+  if (transport == "rdma" && borrowed->lease.encrypt) return complain(kNoPlainSessions), kFailed;
+  auto result = measure_session(*borrowed, transport);
+  if (!result.ok()) return complain(result.status().message()), kFailed;
+  if (options.as_json) {
+    print(json{{"address", options.netperf_server},
+               {"transport", transport},
+               {"min_us", result->min_us},
+               {"median_us", result->median_us},
+               {"p99_us", result->p99_us},
+               {"posts_per_s", result->posts_per_s},
+               {"to_gpu_mib_s", result->to_gpu_mib_s},
+               {"from_gpu_mib_s", result->from_gpu_mib_s}});
+    return 0;
+  }
+  auto number = [](double value) { return Cell{fmt::format("{:.1f}", value), Colour::kNone, true}; };
+  Table table({"SESSION OVER", "MIN US", "MEDIAN US", "P99 US", "POSTS/S", "TO GPU MIB/S", "FROM GPU MIB/S"});
+  table.add({{transport}, number(result->min_us), number(result->median_us), number(result->p99_us),
+             {fmt::format("{:.0f}", result->posts_per_s), Colour::kNone, true}, number(result->to_gpu_mib_s), number(result->from_gpu_mib_s)});
+  print(table);
+  return 0;
+}
+
 int netperf(const Options& options) {
+  if (!options.netperf_transport.empty()) return netperf_session(options);
   auto server = transport::parse_address(options.netperf_server, kDefaultPort);
   if (!server.ok()) return complain(server.status().message()), 2;
   std::vector<transport::Address> paths{*server};
@@ -246,9 +292,11 @@ int main(int argc, char** argv) {
   add_lease_commands(commands);
   add_token_commands(commands);
   add_admin_commands(commands);
-  with_json(commands.add("netperf", "Latency and bandwidth to a server", [&] { return netperf(options); }))
-      ->add_option("SERVER", options.netperf_server, "HOST[:PORT]")
-      ->required();
+  auto* perf = with_json(commands.add("netperf", "Latency and bandwidth to a server", [&] { return netperf(options); }));
+  perf->add_option("SERVER", options.netperf_server, "HOST[:PORT]")->required();
+  perf->add_option("--transport", options.netperf_transport, "Of a session over auto, tcp, shm or rdma: borrows 1 GiB of a GPU for some seconds")
+      ->check(CLI::IsMember({"auto", "tcp", "shm", "rdma"}))
+      ->type_name("NAME");
   with_json(commands.add("version", "Version of this program", [&] { return version(options); }));
   try {
     app.parse(argc, argv);

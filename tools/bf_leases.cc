@@ -126,8 +126,8 @@ void add_lease_commands(Commands& commands) {
 
   sub = commands.add("client", "Run a program on a lease of 'bf request'", [=] { return client(*options); });
   sub->add_option("--lease", options->lease, "What 'bf request' printed")->required()->type_name("ID");
-  sub->add_option("--transport", options->transport, "auto (default), tcp, or shm on the same host")
-      ->check(CLI::IsMember({"auto", "tcp", "shm"}))
+  sub->add_option("--transport", options->transport, "auto (default), tcp, rdma, or shm on the same host")
+      ->check(CLI::IsMember({"auto", "tcp", "shm", "rdma"}))
       ->type_name("NAME");
   sub->add_option("PROGRAM", options->command, "What to run, and its arguments")->type_name("[ARGUMENTS]");
   describe(*sub, options->where);

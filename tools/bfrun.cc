@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "tools/program.h"
 #include "tools/request.h"
+#include "transport/rdma.h"
 
 namespace bf::tools {
 namespace {
@@ -29,11 +31,11 @@ struct Options {
 
 void describe(CLI::App& app, Options& o) {
   describe(app, o.request);
-  app.add_option("--transport", o.transport, "auto (default), tcp, or shm on the same host")
-      ->check(CLI::IsMember({"auto", "tcp", "shm"}))
+  app.add_option("--transport", o.transport, "auto (default), tcp, rdma, or shm on the same host")
+      ->check(CLI::IsMember({"auto", "tcp", "shm", "rdma"}))
       ->type_name("NAME");
   app.add_option("PROGRAM", o.command, "What to run, and its arguments")->type_name("[ARGUMENTS]");
-  app.add_flag("-v,--verbose", o.verbose, "Say on standard error what was borrowed where");
+  app.add_flag("-v,--verbose", o.verbose, "Say on standard error what was borrowed where, and how it is reached");
 }
 
 // Where the program's own words start: behind "--", or at the first word that is neither an option nor its value. What
@@ -89,16 +91,26 @@ void report(const Options& options, const Borrowed& borrowed) {
           options.transport.c_str());
 }
 
+int fail(const std::string& message) {
+  fprintf(stderr, "bfrun: %s\n", message.c_str());
+  return kBackfieldFailed;
+}
+
 int main(int argc, char** argv) {
   Options options;
   if (int status = parse(argc, argv, options); status >= 0) return status;
   if (int status = check_command("bfrun", options.command); status != 0) return status;
+  if (options.transport == "rdma")
+    if (Status status = transport::rdma_available(); !status.ok()) return fail("--transport rdma: " + status.message());
   auto borrowed = request_gpus("bfrun", options.request, options.command[0], false, 0);
   if (!borrowed.ok()) {
     fprintf(stderr, "bfrun: %s\n", borrowed.status().message().c_str());
     return status_of(borrowed.status());
   }
-  if (options.verbose) report(options, *borrowed);
+  if (options.verbose) {
+    report(options, *borrowed);
+    setenv("BF_VERBOSE", "1", 1);  // the program says over which transport its session runs, and why
+  }
   return run_on("bfrun", *borrowed, options.transport, options.command);
 }
 

@@ -1,6 +1,5 @@
 #include "tools/localhealth.h"
 
-#include <sys/resource.h>
 #include <sys/statvfs.h>
 #include <sys/timex.h>
 #include <unistd.h>
@@ -12,6 +11,7 @@
 #include "base/log.h"
 #include "tools/servers.h"
 #include "tools/token.h"
+#include "transport/rdma_health.h"
 
 namespace bf::tools {
 namespace {
@@ -62,19 +62,14 @@ HealthCheck check_mtu() {
   return check("mtu", Grade::kMarginal, note + fmt::format("; {} to 9000 make large copies faster, on this network if it allows them", kGoodMtu));
 }
 
-HealthCheck check_locked_memory() {
-  rlimit limit{};
-  ::getrlimit(RLIMIT_MEMLOCK, &limit);
-  if (limit.rlim_cur == RLIM_INFINITY) return check("locked memory", Grade::kPass, "no limit");
-  return check("locked memory", Grade::kMarginal, fmt::format("{} MiB; RDMA needs more: ulimit -l unlimited", limit.rlim_cur >> 20));
-}
-
-HealthCheck check_rdma() {
+// Where there is no device, RDMA is no wish: one line. Where there is one, everything that a session over it needs.
+void add_rdma_checks(std::vector<HealthCheck>& checks) {
   std::error_code error;
-  std::string devices;
-  for (auto& entry : fs::directory_iterator("/sys/class/infiniband", error))
-    devices += (devices.empty() ? "" : ", ") + entry.path().filename().string();
-  return check("rdma", Grade::kPass, devices.empty() ? "no device; tcp is used" : devices);
+  if (fs::directory_iterator("/sys/class/infiniband", error) == fs::directory_iterator()) {
+    checks.push_back(check("rdma", Grade::kPass, "no device; tcp is used"));
+    return;
+  }
+  for (auto& one : transport::check_rdma()) checks.push_back({one.name, uint32_t(one.grade), one.note});
 }
 
 HealthCheck check_disk() {
@@ -98,8 +93,9 @@ HealthCheck check_clock() {
 }  // namespace
 
 std::vector<HealthCheck> check_local_health() {
-  return {check_library(), check_servers(), check_token(), check_mtu(),
-          check_locked_memory(), check_rdma(), check_disk(), check_clock()};
+  std::vector<HealthCheck> checks{check_library(), check_servers(), check_token(), check_mtu(), check_disk(), check_clock()};
+  add_rdma_checks(checks);
+  return checks;
 }
 
 }  // namespace bf::tools

@@ -60,7 +60,10 @@ control::LeaseRequest lease_request(const RequestOptions& options, const std::st
   return request;
 }
 
-void set_environment(const Borrowed& borrowed, const std::string& transport, const std::string& library) {
+}  // namespace
+
+std::string enter_lease(const Borrowed& borrowed, const std::string& transport) {
+  const std::string library = library_folder();
   const char* before = getenv("LD_LIBRARY_PATH");
   std::string path = before != nullptr && *before != '\0' ? library + ":" + before : library;
   setenv("LD_LIBRARY_PATH", path.c_str(), 1);
@@ -69,9 +72,8 @@ void set_environment(const Borrowed& borrowed, const std::string& transport, con
   setenv("BF_LEASE_SECRET", to_hex(borrowed.lease.secret).c_str(), 1);
   setenv("BF_TRANSPORT", transport.c_str(), 1);
   setenv("BF_ENCRYPT", borrowed.lease.encrypt ? "1" : "0", 1);
+  return library;
 }
-
-}  // namespace
 
 void describe(CLI::App& app, ServerOptions& options) {
   app.add_option("--server", options.servers, "This server; repeatable")
@@ -150,7 +152,8 @@ int check_command(const std::string& tool, const std::vector<std::string>& comma
 
 int run_on(const std::string& tool, const Borrowed& borrowed, const std::string& transport,
            const std::vector<std::string>& command) {
-  set_environment(borrowed, transport, library_folder());
+  if (transport == "rdma" && borrowed.lease.encrypt) return complain(tool, kNoPlainSessions), kBackfieldFailed;
+  enter_lease(borrowed, transport);
   return run_program(command, borrowed.remote->fd(), [&] {
     std::string why = borrowed.remote->last_words();
     complain(tool, "the server " + borrowed.remote->server().to_string() + " ended the lease" +

@@ -32,10 +32,18 @@ void describe(CLI::App& app, RequestOptions& options);
 Result<Borrowed> request_gpus(const std::string& tool, const RequestOptions& options, const std::string& program,
                               bool detached, uint64_t ttl_ms);
 
+// Why RDMA cannot be had from a server that wants sessions encrypted.
+inline constexpr const char* kNoPlainSessions =
+    "--transport rdma: RDMA traffic is not encrypted, and this server wants sessions encrypted; use --transport tcp, or let "
+    "the server allow plain sessions (bfserver --encryption never)";
+
 // The exit status for a failure to get GPUs: kTryAgain if waiting might have helped, 2 for wrong input.
 int status_of(const Status& why);
 
-// Runs a program on a lease until it ends; returns its exit status. `transport` is auto, tcp or shm.
+// Makes this process, and what it starts, a user of the lease. Returns the folder of the shim. `transport` is auto, tcp, shm
+// or rdma.
+std::string enter_lease(const Borrowed& borrowed, const std::string& transport);
+// Runs a program on a lease until it ends; returns its exit status. `transport` as above.
 int run_on(const std::string& tool, const Borrowed& borrowed, const std::string& transport,
            const std::vector<std::string>& command);
 // Complains, and returns the exit status, if the command or the shim is not there.

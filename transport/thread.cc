@@ -45,6 +45,14 @@ Result<Thread> Thread::start(const char* name, std::function<void()> body) {
   return Thread(id);
 }
 
+bool Thread::start_detached(const char* name, std::function<void()> body) {
+  auto thread = start(name, std::move(body));
+  if (!thread.ok()) return false;
+  thread->running_ = false;
+  pthread_detach(thread->id_);
+  return true;
+}
+
 Thread::Thread(Thread&& other) noexcept : id_(other.id_), running_(std::exchange(other.running_, false)) {}
 
 Thread& Thread::operator=(Thread&& other) noexcept {

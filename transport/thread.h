@@ -17,6 +17,9 @@ class Thread {
   // `name` has at most 15 characters. kExhausted if the system gives no further thread.
   static Result<Thread> start(const char* name, std::function<void()> body);
 
+  // The same for a thread that nobody waits for. False if there is none to be had.
+  static bool start_detached(const char* name, std::function<void()> body);
+
   Thread() = default;
   Thread(Thread&& other) noexcept;
   Thread& operator=(Thread&& other) noexcept;

@@ -1,7 +1,7 @@
 // Transports: how frames and bulk bytes travel between a client process and its worker.
 //
 // A Link is what a session uses: two ordered byte streams (calls, and the side stream for callbacks) and a Bulk mover.
-// tcp, shm and loopback implement it; rdma will. A transport advertises its limits and the layer above adapts.
+// tcp, shm, rdma and loopback implement it. A transport advertises its limits and the layer above adapts.
 // Nothing here knows CUDA or protobuf. All functions are safe to call from any thread unless they say otherwise.
 #pragma once
 
@@ -89,6 +89,23 @@ class Bulk {
   // Gives a ring slot back.
   virtual void release(const Block& block) = 0;
 
+  // Tells of memory that stays mapped and will be sent from more than once (pinned memory), until forget(): a transport
+  // that registers memory may then send without a copy. Never needed for correctness; again is no harm.
+  virtual void remember(const void* data, size_t bytes) {
+    (void)data;
+    (void)bytes;
+  }
+  // The same for memory of a GPU, handed over as a dma-buf that begins at `data`: true if send() may be given addresses in it
+  // until forget(), which nothing on this host could read otherwise.
+  virtual bool remember_device(const void* data, size_t bytes, int dmabuf) {
+    (void)data;
+    (void)bytes;
+    (void)dmabuf;
+    return false;
+  }
+  // Before the memory goes; `data` as remembered.
+  virtual void forget(const void* data) { (void)data; }
+
   // The landing ring: the worker registers it with the driver, so that copies run straight from it. Empty if the
   // transport always places.
   virtual std::span<std::byte> ring() = 0;
@@ -98,7 +115,7 @@ class Bulk {
 };
 
 struct Limits {
-  const char* name = "";      // "tcp", "shm", "loopback"
+  const char* name = "";      // "tcp", "shm", "rdma", "loopback"
   bool same_host = false;
   bool places = false;        // asks BulkSink::place
   uint32_t ring_blocks = limits::kBulkBlocks;
@@ -116,6 +133,8 @@ class Link {
   virtual const Limits& limits() const = 0;
   // Shuts all streams and stops bulk from delivering. Idempotent; never blocks.
   virtual void shut() noexcept = 0;
+  // What the link opened besides the sockets it was made from: a forked child closes its copies.
+  virtual std::vector<int> descriptors() const { return {}; }
 };
 
 // --- Establishing links ------------------------------------------------------------------------------------------------

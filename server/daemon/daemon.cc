@@ -396,6 +396,8 @@ control::ListReply Daemon::describe() const {
   reply.sessions = uint32_t(workers_.serving());
   reply.software = inventory_.software;
   reply.transports = {"tcp", "shm"};
+  // Its traffic is not encrypted, so it is for pools that allow plain sessions.
+  if (inventory_.rdma && options_.rdma != "off" && options_.encryption == "never") reply.transports.push_back("rdma");
   reply.driver = inventory_.driver;
   reply.server_id = server_id_;
   for (auto& gpu : inventory_.gpus) {

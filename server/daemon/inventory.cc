@@ -93,6 +93,7 @@ Result<WorkerSetup> find_worker(const Options& options) {
     environment.push_back("BF_SOFTGPU_MEMORY_MIB=" + std::to_string(options.software_memory_mib));
   }
   environment.push_back("BF_DRIVER=" + driver);
+  if (options.gpudirect == "on" && options.rdma != "off" && options.encryption == "never") environment.push_back("BF_GPUDIRECT=on");
   if (::geteuid() == 0) {
     std::string name = options.worker_user.empty() ? "backfield" : options.worker_user;
     if (const passwd* user = ::getpwnam(name.c_str())) {
@@ -129,6 +130,7 @@ Result<Inventory> probe(const WorkerSetup& setup, bool software) {
   Inventory inventory;
   inventory.driver_version = reply->driver_version;
   inventory.software = software;
+  inventory.rdma = reply->rdma;
   if (!software) inventory.driver = kernel_driver_version();
   for (auto& gpu : reply->gpus) {
     GpuState state;

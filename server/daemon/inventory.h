@@ -23,6 +23,7 @@ struct Inventory {
   uint32_t driver_version = 0;
   bool software = false;
   std::string driver;  // version of the kernel driver; empty: unknown
+  bool rdma = false;   // there is a device with an active port
   std::vector<GpuState> gpus;
 };
 

@@ -2,6 +2,7 @@
 // of that name and goes through the same parser, so types, ranges and messages cannot differ.
 #include "server/daemon/options.h"
 
+#include <arpa/inet.h>
 #include <toml++/toml.h>
 #include <unistd.h>
 
@@ -26,6 +27,14 @@ struct CommandLine {
   Options options;
   std::string config;
 };
+
+std::string rdma_setting(const std::string& text) {
+  char parsed[sizeof(in6_addr)];
+  if (text == "on" || text == "off" || inet_pton(AF_INET, text.c_str(), parsed) == 1 ||
+      inet_pton(AF_INET6, text.c_str(), parsed) == 1)
+    return {};
+  return "'" + text + "' is neither on nor off nor a numeric address";
+}
 
 // CLI11 keeps references to `line`.
 void describe(CLI::App& app, CommandLine& line) {
@@ -71,6 +80,14 @@ void describe(CLI::App& app, CommandLine& line) {
                  "Release what 'bf request' took when nobody uses it for so long (default 600; 0: never)")
       ->check(CLI::Range(0u, 31'536'000u))
       ->type_name("SECONDS");
+  app.add_option("--gpudirect", o.gpudirect, "Over RDMA, let the network card read GPU memory where both can: on (default) or off")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->type_name("WHAT");
+  app.add_option("--rdma", o.rdma,
+                 "RDMA: on (default; used where there are devices and --encryption is never, as its traffic is not\n"
+                 "encrypted), off, or the numeric address of the RDMA interface if clients reach this server by another")
+      ->check(rdma_setting)
+      ->type_name("WHAT");
   app.add_option("--server-name", o.server_name, "Name shown to people (default: this host's)")->type_name("NAME");
   app.add_option("--worker", o.worker, "Worker program (default ../lib/backfield/bfworker beside this one)")
       ->type_name("PATH");

@@ -34,6 +34,8 @@ struct Options {
   uint32_t auto_release_s = 600;  // a detached lease that nobody uses for so long is released; 0: never
   std::string log_level = "info";
   std::string log_file;
+  std::string gpudirect = "on";    // with rdma: the network card reads GPU memory where it can
+  std::string rdma = "on";      // off, or the numeric address of the RDMA interface
   std::string server_name;      // empty: the host's
   std::string software_driver;  // path of the software libcuda.so.1; found beside bfserver
 

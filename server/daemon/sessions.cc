@@ -41,8 +41,11 @@ Result<control::Assign> Daemon::admit(const Connection& connection, const Attach
   const control::AttachRequest& request = attaching.request;
   auto checked = leases_.check(request.lease_id, attaching.body, attaching.nonce, proof);
   if (!checked.ok()) return checked.status();
-  if (request.transport != (connection.local() ? "shm" : "tcp"))
+  const bool rdma = request.transport == "rdma" && !connection.local();
+  if (!rdma && request.transport != (connection.local() ? "shm" : "tcp"))
     return Status{StatusCode::kInvalid, "the transport '" + request.transport + "' does not work over this connection"};
+  if (rdma && (must_encrypt(connection) || request.encrypt))
+    return Status{StatusCode::kDenied, "RDMA traffic is not encrypted, and this server wants sessions encrypted; use tcp, or allow plain sessions (bfserver --encryption never)"};
   if (must_encrypt(connection) && !request.encrypt)
     return Status{StatusCode::kDenied, "this server wants sessions encrypted; set BF_ENCRYPT=1, or use bfrun of the same version"};
   auto slot = leases_.take_slot(**checked);
@@ -57,7 +60,8 @@ Result<control::Assign> Daemon::admit(const Connection& connection, const Attach
     session.devices.push_back({facts.index, share.bytes, facts.context_bytes, facts.uuid});
   }
   session.ledger_slot = *slot;
-  session.transport = request.transport;
+  session.transport = rdma && options_.rdma == "off" ? "tcp" : request.transport;  // which a client that asks for rdma may use, too
+  if (rdma && options_.rdma != "on") session.rdma_address = options_.rdma;
   session.channels = connection.local() ? 0 : 1 + limits::kBulkChannels;
   session.client_pid = request.pid;
   session.program = request.program;

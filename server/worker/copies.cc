@@ -209,9 +209,10 @@ CUresult Copies::from_device(CUdeviceptr src, size_t bytes, uint64_t ticket, CUs
   const bool bulk = bytes > limits::kInlineBytes;
   for (size_t offset = 0; offset < bytes;) {
     const size_t count = std::min(bytes - offset, Staging::kLargeBytes);
-    StagingSlot slot;
-    if (!take_slot(count, slot)) return CUDA_ERROR_OPERATING_SYSTEM;
-    if (CUresult result = driver_.cuMemcpyDtoHAsync_v2(slot.data, src + offset, count, stream);
+    StagingSlot slot = bulk ? staging_.take_device() : StagingSlot{};
+    if (!slot.data && !take_slot(count, slot)) return CUDA_ERROR_OPERATING_SYSTEM;
+    if (CUresult result = slot.device ? driver_.cuMemcpyDtoDAsync_v2(CUdeviceptr(slot.data), src + offset, count, stream)
+                                      : driver_.cuMemcpyDtoHAsync_v2(slot.data, src + offset, count, stream);
         result != CUDA_SUCCESS) {
       staging_.give(slot);
       return result;

@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -26,6 +27,7 @@
 #include "server/worker/probe.h"
 #include "server/worker/sandbox.h"
 #include "server/worker/session.h"
+#include "transport/rdma.h"
 
 namespace bf::server {
 namespace {
@@ -63,13 +65,33 @@ Assignment await_assignment(int control) {
   return {std::move(*assign), std::move(message->fds[0]), std::move(message->fds[1])};
 }
 
-Status reply_to_attach(const Assignment& assignment, const Status& status, control::Deadline deadline) {
+// Where the session's queue pairs may connect, while its client has not chosen another way.
+struct RdmaOffer {
+  std::unique_ptr<transport::RdmaListener> listener;
+  std::string note;  // why there is none
+};
+
+// Before the sandbox: devices are opened, and the limit on pinned memory is lifted where bfserver may do that.
+RdmaOffer offer_rdma(const control::Assign& assign) {
+  if (assign.transport != "rdma") return {};
+  const rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
+  (void)setrlimit(RLIMIT_MEMLOCK, &unlimited);
+  auto listener = transport::RdmaListener::open(assign.rdma_address, assign.session_key);
+  if (listener.ok()) return {std::move(*listener), {}};
+  return {nullptr, listener.status().message()};
+}
+
+Status reply_to_attach(const Assignment& assignment, const Status& status, control::Deadline deadline,
+                       const RdmaOffer& rdma = {}) {
   control::AttachReply reply;
   reply.status = uint32_t(status.code());
   reply.message = status.message();
   if (status.ok()) {
     reply.session_id = assignment.assign.session_id;
     reply.channels = assignment.assign.channels;
+    reply.rdma_port = rdma.listener ? rdma.listener->port() : 0;
+    reply.rdma_address = assignment.assign.rdma_address;
+    reply.rdma_note = rdma.note;
   }
   return control::send_frame(assignment.client.get(), Opcode::kAttach, kReply, control::encode_AttachReply(reply), {},
                              deadline);
@@ -104,6 +126,27 @@ Result<std::unique_ptr<transport::Link>> gather_channels(int control, Assignment
   return transport::make_tcp_link(std::move(assignment.client), std::move(channels[0]), std::move(bulk));
 }
 
+// A client that was offered RDMA connects its queue pairs, or joins over tcp if it cannot: the first channel that
+// bfserver passes on decides.
+Result<std::unique_ptr<transport::Link>> gather_remote(int control, Assignment& assignment, RdmaOffer& rdma,
+                                                     control::Deadline deadline) {
+  auto left = [&] {
+    return std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+  };
+  if (rdma.listener) {
+    pollfd ways[] = {{rdma.listener->fd(), POLLIN, 0}, {control, POLLIN, 0}, {assignment.client.get(), POLLRDHUP, 0}};
+    while (poll(ways, std::size(ways), int(std::max<int64_t>(0, left().count()))) < 0 && errno == EINTR) {
+    }
+    if (ways[0].revents != 0) {
+      auto link = rdma.listener->accept(assignment.client, control, left());
+      if (link.ok()) return link;
+      BF_INFO("the session's RDMA connection failed: {}", link.status().message());
+    }
+    rdma.listener.reset();
+  }
+  return gather_channels(control, assignment, deadline);
+}
+
 // The driver shows the session's devices, in the session's order: bfserver set CUDA_VISIBLE_DEVICES.
 Status check_devices(const DriverApi& api, const std::vector<control::WorkerDevice>& devices) {
   int count = 0;
@@ -130,7 +173,7 @@ int serve(int control, bool warm) {
   if (!driver.ok()) fail(driver.status());
   const DriverApi& api = driver->api;
   // Never destroyed: the driver may use its memory until the process has ended.
-  auto* prepared = new Prepared(api);
+  auto* prepared = new Prepared(api, DeviceStaging::wanted());
   const auto make_ready = [&]() -> Status {
     const CUresult result = prepared->warm();
     if (result == CUDA_SUCCESS) return {};
@@ -157,6 +200,7 @@ int serve(int control, bool warm) {
     refuse(Status(StatusCode::kInternal, "the ledger has fewer partitions than the lease"));
   auto prints = Prints::capture();
   if (!prints.ok()) refuse(prints.status());
+  RdmaOffer rdma = offer_rdma(assignment.assign);
   if (Status status = enter_sandbox(); !status.ok()) refuse(status);
   watch_bfserver(control);
 
@@ -178,9 +222,9 @@ int serve(int control, bool warm) {
     leave(0);
   };
   const bool shm = assignment.assign.transport == "shm";
-  if (Status status = reply_to_attach(assignment, {}, deadline); !status.ok()) fail(status);
-  auto link =
-      shm ? transport::offer_shm_link(std::move(assignment.client)) : gather_channels(control, assignment, deadline);
+  if (Status status = reply_to_attach(assignment, {}, deadline, rdma); !status.ok()) fail(status);
+  auto link = shm ? transport::offer_shm_link(std::move(assignment.client))
+                  : gather_remote(control, assignment, rdma, deadline);
   if (!link.ok()) fail(link.status());
   if (Status status = serve_session(**link, *prepared, config); !status.ok()) fail(status);
   return 0;

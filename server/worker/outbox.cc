@@ -56,6 +56,7 @@ void Outbox::push_finished_locked() {
     fences_.release(piece.fence);
     if (piece.bulk) {
       bytes_sent_.fetch_add(piece.bytes, std::memory_order_relaxed);
+      if (!piece.slot.device) link_.bulk().remember(piece.slot.data, Staging::kLargeBytes);  // slots are used again and never unmapped
       mark_.watermark = link_.bulk().send(ticket_transfer(piece.ticket, piece.offset), piece.slot.data, piece.bytes,
                                           [this, slot = piece.slot](const Status&) { staging_.give(slot); });
       continue;

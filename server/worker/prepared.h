@@ -10,7 +10,9 @@
 namespace bf::server {
 
 struct Prepared {
-  explicit Prepared(const DriverApi& driver) : driver(driver), fences(driver), staging(driver) {}
+  // `gpudirect`: staging in the GPU's memory, too (device_staging.h).
+  explicit Prepared(const DriverApi& driver, bool gpudirect = false)
+      : driver(driver), fences(driver), staging(driver, gpudirect) {}
 
   // Looks at the devices; no context is made. Once.
   CUresult start();

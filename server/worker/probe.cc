@@ -10,6 +10,7 @@
 #include "server/worker/driver_library.h"
 #include "server/worker/nvml_library.h"
 #include "server/worker/prepared.h"
+#include "transport/rdma.h"
 
 namespace bf::server {
 namespace {
@@ -84,6 +85,7 @@ control::ProbeReply probe() {
   int version = 0, count = 0;
   api.cuDriverGetVersion(&version);
   reply.driver_version = uint32_t(version);
+  reply.rdma = transport::rdma_available().ok();
   api.cuDeviceGetCount(&count);
   std::optional<NvmlLibrary> nvml;
   if (!driver.value().software)
@@ -93,7 +95,7 @@ control::ProbeReply probe() {
     reply.gpus.push_back(describe_gpu(api, device));
     before.push_back(nvml ? nvml->free_bytes(reply.gpus.back().uuid).value_or(0) : 0);
   }
-  Prepared prepared(api);
+  Prepared prepared(api, DeviceStaging::wanted());
   CUresult result = prepared.start();
   if (result == CUDA_SUCCESS) result = prepared.warm();
   if (result != CUDA_SUCCESS) {

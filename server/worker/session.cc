@@ -310,6 +310,11 @@ Status serve_session(transport::Link& link, Prepared& prepared, const SessionCon
     if (!made.ok()) return made.status();
     own.emplace(std::move(*made));
   }
+  if (config.devices.size() == 1) {
+    prepared.driver.cuCtxSetCurrent(prepared.primary[0]);
+    prepared.staging.open(link.bulk());
+    prepared.driver.cuCtxSetCurrent(nullptr);
+  }
   Session session(link, prepared, config, own ? *own : *config.ledger);
   return session.serve();
 }

@@ -31,8 +31,15 @@ StagingSlot Staging::take(size_t bytes) {
   return slot;
 }
 
+StagingSlot Staging::take_device() {
+  std::lock_guard guard(mutex_);
+  std::byte* slot = device_.take();
+  return {slot, true, slot != nullptr};
+}
+
 void Staging::give(const StagingSlot& slot) {
   std::lock_guard guard(mutex_);
+  if (slot.device) return device_.give(slot.data);
   free_[slot.large].push_back(slot.data);
 }
 
@@ -40,6 +47,7 @@ void Staging::warm() {
   std::lock_guard guard(mutex_);
   if (made_[0] == 0) grow(false);
   if (made_[1] == 0) grow(true);
+  if (wants_device_) device_.warm();
 }
 
 void Staging::renew() {
@@ -48,8 +56,14 @@ void Staging::renew() {
 }
 
 void Staging::unpin() {
-  std::lock_guard guard(mutex_);
+  std::unique_lock guard(mutex_);
+  while (device_.busy()) {  // the network still reads there
+    guard.unlock();
+    sleep_briefly();
+    guard.lock();
+  }
   for (auto& slab : slabs_) slab.unpin(driver_);
+  device_.close();
 }
 
 }  // namespace bf::server

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/limits.h"
+#include "server/worker/device_staging.h"
 #include "server/worker/fences.h"
 
 namespace bf::server {
@@ -16,6 +17,7 @@ namespace bf::server {
 struct StagingSlot {
   std::byte* data = nullptr;
   bool large = false;
+  bool device = false;  // `data` is an address of the GPU's
 };
 
 class Staging {
@@ -25,13 +27,18 @@ class Staging {
   static constexpr size_t kSmallSlots = 256;                          // 16 MiB of `.item()`s
   static constexpr size_t kLargeSlots = 128;                          // 256 MiB: 20 ms of a PCIe 5 card's output
 
-  explicit Staging(const DriverApi& driver) : driver_(driver) {}
+  // `device`: with slots in the GPU's memory too, where that can be.
+  Staging(const DriverApi& driver, bool device) : driver_(driver), wants_device_(device), device_(driver) {}
 
   // A slot of at least `bytes` (<= kLargeBytes); no data: all slots are taken. With a context current.
   StagingSlot take(size_t bytes);
+  // For a copy from the GPU to the network: a large slot in the GPU's memory; no data if there is none.
+  StagingSlot take_device();
+  // The session's link, which may be able to read those.
+  void open(transport::Bulk& bulk) { device_.open(bulk); }
   // From any thread.
   void give(const StagingSlot& slot);
-  // Makes the first slabs, so that the first copy need not.
+  // Makes the first slabs, so that the first copy need not. With each device's context current.
   void warm();
   // Before the context that knows the slabs is destroyed, and after another one was made current.
   void unpin();
@@ -45,6 +52,8 @@ class Staging {
   std::vector<PinnedRegion> slabs_;
   std::vector<std::byte*> free_[2];  // small, large
   size_t made_[2] = {0, 0};
+  const bool wants_device_;
+  DeviceStaging device_;
 };
 
 // Waiting for the device or the network by polling: long enough not to burn a processor, short beside a copy.

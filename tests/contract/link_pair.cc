@@ -13,6 +13,8 @@
 #include <random>
 #include <thread>
 
+#include "transport/rdma.h"
+
 extern char** environ;
 
 namespace bf::transport::test {
@@ -28,6 +30,32 @@ uint16_t port_of(const Fd& listener) {
                                           : reinterpret_cast<sockaddr_in&>(name).sin_port);
 }
 
+// Where the two ends of an rdma link meet.
+const char* rdma_host() { return getenv("BF_TEST_RDMA"); }
+const std::string kSessionKey(32, 's');
+
+// The worker tells its port over the control connection, as bfserver's attach does.
+std::unique_ptr<Link> rdma_link_over(Fd control, bool worker) {
+  constexpr auto kPatience = std::chrono::seconds(60);  // the host may be emulated
+  uint16_t port = 0;
+  if (worker) {
+    auto listener = RdmaListener::open(rdma_host(), kSessionKey);
+    if (!listener.ok()) fprintf(stderr, "%s\n", listener.status().message().c_str());
+    BF_CHECK(listener.ok());
+    port = (*listener)->port();
+    BF_CHECK(send(control.get(), &port, sizeof port, MSG_NOSIGNAL) == sizeof port);
+    auto link = (*listener)->accept(control, -1, kPatience);
+    if (!link.ok()) fprintf(stderr, "%s\n", link.status().message().c_str());
+    BF_CHECK(link.ok());
+    return std::move(link).value();
+  }
+  BF_CHECK(recv(control.get(), &port, sizeof port, MSG_WAITALL) == sizeof port);
+  auto link = connect_rdma_link(control, rdma_host(), port, kSessionKey, kPatience);
+  if (!link.ok()) fprintf(stderr, "%s\n", link.status().message().c_str());
+  BF_CHECK(link.ok());
+  return std::move(link).value();
+}
+
 }  // namespace
 
 const char* name_of(Kind kind) {
@@ -40,6 +68,8 @@ const char* name_of(Kind kind) {
       return "Tls";
     case Kind::kShm:
       return "Shm";
+    case Kind::kRdma:
+      return "Rdma";
     case Kind::kLoopback:
       return "Loopback";
     case Kind::kLoopbackDelay:
@@ -50,14 +80,16 @@ const char* name_of(Kind kind) {
   return "?";
 }
 
-bool available(Kind kind) {
+std::string missing(Kind kind) {
   Address address;
   address.host = "::1";
-  return kind != Kind::kTcp6 || listen(address, 1).ok();
+  if (kind == Kind::kTcp6 && !listen(address, 1).ok()) return "this machine has no IPv6";
+  if (kind == Kind::kRdma && !rdma_host()) return "no RDMA address is named by BF_TEST_RDMA (tests/rdma runs this in a VM)";
+  return kind == Kind::kRdma ? rdma_available().message() : "";
 }
 
 std::vector<Kind> all_kinds() {
-  return {Kind::kTcp4, Kind::kTcp6, Kind::kTls, Kind::kShm, Kind::kLoopback, Kind::kLoopbackDelay, Kind::kLoopbackSplit};
+  return {Kind::kTcp4, Kind::kTcp6, Kind::kTls, Kind::kShm, Kind::kRdma, Kind::kLoopback, Kind::kLoopbackDelay, Kind::kLoopbackSplit};
 }
 
 Sockets connect_sockets(Kind kind, size_t count) {
@@ -87,6 +119,7 @@ Sockets connect_sockets(Kind kind, size_t count) {
 }
 
 std::unique_ptr<Link> link_over(Kind kind, std::vector<Fd> sockets, bool worker) {
+  if (kind == Kind::kRdma) return rdma_link_over(std::move(sockets[0]), worker);
   if (kind == Kind::kShm) {
     auto link = worker ? offer_shm_link(std::move(sockets[0]))
                        : accept_shm_link(std::move(sockets[0]), std::chrono::seconds(10));
@@ -114,7 +147,7 @@ Pair make_pair(Kind kind, uint32_t bulk_channels) {
   }
   Sockets sockets = connect_sockets(kind, 2 + bulk_channels);
   Pair pair;
-  // At the same time: a TLS handshake takes two.
+  // At the same time: a TLS handshake takes two, and so does connecting queue pairs.
   std::thread worker([&] { pair.worker = link_over(kind, std::move(sockets.ends[1]), true); });
   pair.client = link_over(kind, std::move(sockets.ends[0]), false);
   worker.join();
@@ -127,8 +160,9 @@ PeerProcess::PeerProcess(Kind kind, std::vector<Fd> worker_sockets) {
   for (size_t i = 0; i < worker_sockets.size(); i++)
     posix_spawn_file_actions_adddup2(&actions, worker_sockets[i].get(), kPeerFdBase + int(i));
   std::string count = std::to_string(worker_sockets.size());
-  char program[] = "/proc/self/exe", flag[] = "--peer", shm[] = "shm", tcp[] = "tcp", tls[] = "tls";
-  char* arguments[] = {program, flag, kind == Kind::kShm ? shm : kind == Kind::kTls ? tls : tcp, count.data(), nullptr};
+  std::string number = std::to_string(int(kind));
+  char program[] = "/proc/self/exe", flag[] = "--peer";
+  char* arguments[] = {program, flag, number.data(), count.data(), nullptr};
   BF_CHECK(posix_spawn(&pid_, program, &actions, nullptr, arguments, environ) == 0);
   posix_spawn_file_actions_destroy(&actions);
 }
@@ -142,7 +176,7 @@ void PeerProcess::kill_now() {
 
 int peer_main(int argc, char** argv) {
   if (argc != 4) return 2;
-  Kind kind = strcmp(argv[2], "shm") == 0 ? Kind::kShm : strcmp(argv[2], "tls") == 0 ? Kind::kTls : Kind::kTcp4;
+  Kind kind = Kind(atoi(argv[2]));
   std::vector<Fd> sockets;
   for (int i = 0; i < atoi(argv[3]); i++) sockets.emplace_back(kPeerFdBase + i);
   Sink sink;

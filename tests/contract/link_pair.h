@@ -22,9 +22,10 @@ inline constexpr std::chrono::seconds kPromptly{5};
 inline constexpr std::chrono::seconds kPromptly{1};
 #endif
 
-enum class Kind { kTcp4, kTcp6, kTls, kShm, kLoopback, kLoopbackDelay, kLoopbackSplit };
+enum class Kind { kTcp4, kTcp6, kTls, kShm, kRdma, kLoopback, kLoopbackDelay, kLoopbackSplit };
 const char* name_of(Kind kind);
-bool available(Kind kind);  // false: this machine has no IPv6
+// Empty, or why this machine cannot: no IPv6; no RDMA (BF_TEST_RDMA names the address of this host to meet at).
+std::string missing(Kind kind);
 std::vector<Kind> all_kinds();
 
 struct Pair {
@@ -33,15 +34,16 @@ struct Pair {
 };
 Pair make_pair(Kind kind, uint32_t bulk_channels = limits::kBulkChannels);
 
-// Connected sockets, [0] the client's ends and [1] the worker's. tcp: calls, side, bulk...; shm: one.
+// Connected sockets, [0] the client's ends and [1] the worker's. tcp: calls, side, bulk...; shm and rdma: one.
 struct Sockets {
   std::vector<Fd> ends[2];
 };
 Sockets connect_sockets(Kind kind, size_t count);
+// rdma: both ends at once, each waits for the other.
 std::unique_ptr<Link> link_over(Kind kind, std::vector<Fd> sockets, bool worker);
 
 // A process that holds the worker's end: it answers nothing on the streams, drains nothing, and its sink keeps all
-// blocks. kTcp4 or kShm. Killed by the destructor at the latest.
+// blocks. kTcp4, kShm or kRdma. Killed by the destructor at the latest.
 class PeerProcess {
  public:
   PeerProcess(Kind kind, std::vector<Fd> worker_sockets);

@@ -1,7 +1,9 @@
-// Latency, message rate and bulk bandwidth of every transport, each beside the plain program that bounds it: a
+// Latency, message rate, bulk bandwidth and processor time of every transport, each beside the plain program that bounds it: a
 // ping-pong over one socket, and 1 MiB writes over as many sockets as the transport has bulk channels.
 //
 //   transport_bench [SECONDS_PER_MEASUREMENT]
+//   BF_TEST_RDMA=ADDRESS transport_bench     rdma too, over the address of this host that has it
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -12,6 +14,7 @@
 
 #include "base/log.h"
 #include "tests/contract/link_pair.h"
+#include "transport/rdma.h"
 
 namespace bf::transport::test {
 namespace {
@@ -20,6 +23,27 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::microseconds;
 
 double g_seconds = 1.0;
+
+// Links worth measuring here.
+std::vector<Kind> measured() {
+  std::vector<Kind> kinds{Kind::kTcp4, Kind::kTls, Kind::kShm};
+  if (missing(Kind::kRdma).empty()) kinds.push_back(Kind::kRdma);
+  kinds.push_back(Kind::kLoopback);
+  return kinds;
+}
+
+// Of all threads of this process, which holds both ends.
+double cpu_seconds() {
+  rusage use{};
+  getrusage(RUSAGE_SELF, &use);
+  return double(use.ru_utime.tv_sec + use.ru_stime.tv_sec) + double(use.ru_utime.tv_usec + use.ru_stime.tv_usec) / 1e6;
+}
+
+double thread_cpu_seconds() {
+  timespec use{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &use);
+  return double(use.tv_sec) + double(use.tv_nsec) / 1e9;
+}
 
 double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -31,6 +55,7 @@ Status send_bytes(Stream& stream, std::span<std::byte> bytes) {
 struct Latency {
   double median_us = 0;
   double p99_us = 0;
+  double cpu_us = 0;  // of both ends, per round; not measured: 0
 };
 
 Latency summarise(std::vector<double>& rounds_us) {
@@ -48,14 +73,18 @@ Latency stream_latency(Kind kind, microseconds spin) {
   });
   std::byte buffer[64] = {};
   std::vector<double> rounds_us;
+  double cpu_before = cpu_seconds();
   for (auto start = Clock::now(); since(start) < g_seconds;) {
     auto before = Clock::now();
     if (!send_bytes(pair.client->calls(), buffer).ok() || !receive_exactly(pair.client->calls(), buffer, spin)) break;
     rounds_us.push_back(since(before) * 1e6);
   }
+  double cpu_us = (cpu_seconds() - cpu_before) / double(std::max<size_t>(rounds_us.size(), 1)) * 1e6;
   pair.client->shut();
   echo.join();
-  return summarise(rounds_us);
+  Latency latency = summarise(rounds_us);
+  latency.cpu_us = cpu_us;
+  return latency;
 }
 
 bool socket_receive(int fd, std::byte* out, size_t bytes, int flags) {
@@ -87,8 +116,13 @@ Latency socket_latency(Kind kind, bool spin) {
   return summarise(rounds_us);
 }
 
-// Messages per second of `bytes` each, one way, and what one send() costs the sender.
-double message_rate(Kind kind, size_t bytes) {
+struct Rate {
+  double per_s = 0;
+  double cpu_us = 0;  // what one send() costs the thread that calls
+};
+
+// Of messages of `bytes` each, one way.
+Rate message_rate(Kind kind, size_t bytes) {
   Pair pair = make_pair(kind);
   std::thread reader([&] {
     std::vector<std::byte> buffer(256 << 10);
@@ -100,11 +134,12 @@ double message_rate(Kind kind, size_t bytes) {
   std::vector<std::byte> message(bytes);
   uint64_t count = 0;
   auto start = Clock::now();
+  double cpu_before = thread_cpu_seconds();
   while (count % 256 != 0 || since(start) < g_seconds) {
     if (!send_bytes(pair.client->calls(), message).ok()) break;
     count++;
   }
-  double rate = double(count) / since(start);
+  Rate rate{double(count) / since(start), (thread_cpu_seconds() - cpu_before) / double(std::max<uint64_t>(count, 1)) * 1e6};
   pair.client->shut();
   reader.join();
   return rate;
@@ -214,7 +249,9 @@ double socket_bandwidth(uint32_t channels) {
 }
 
 void print_latency(const std::string& what, Latency latency) {
-  fmt::print("{:<44} median {:8.1f} us   99% {:8.1f} us\n", what, latency.median_us, latency.p99_us);
+  fmt::print("{:<44} median {:8.1f} us   99% {:8.1f} us", what, latency.median_us, latency.p99_us);
+  if (latency.cpu_us > 0) fmt::print("   processor {:8.1f} us", latency.cpu_us);
+  fmt::print("\n");
 }
 
 void run() {
@@ -228,15 +265,17 @@ void run() {
     print_latency(fmt::format("  tcp with TLS, {}", how), stream_latency(Kind::kTls, limit));
     print_latency(fmt::format("  plain unix socket, {}", how), socket_latency(Kind::kShm, spin));
     print_latency(fmt::format("  shm, {}", how), stream_latency(Kind::kShm, limit));
+    if (missing(Kind::kRdma).empty()) print_latency(fmt::format("  rdma, {}", how), stream_latency(Kind::kRdma, limit));
   }
   print_latency("  loopback", stream_latency(Kind::kLoopback, microseconds(0)));
 
   fmt::print("messages one way\n");
   for (size_t bytes : {64u, 4096u}) {
     fmt::print("  {:<42} {:10.0f} /s\n", fmt::format("plain tcp socket, {} bytes", bytes), socket_message_rate(bytes));
-    for (Kind kind : {Kind::kTcp4, Kind::kTls, Kind::kShm, Kind::kLoopback})
-      fmt::print("  {:<42} {:10.0f} /s\n", fmt::format("{}, {} bytes", name_of(kind), bytes),
-                 message_rate(kind, bytes));
+    for (Kind kind : measured()) {
+      Rate rate = message_rate(kind, bytes);
+      fmt::print("  {:<42} {:10.0f} /s   processor {:8.2f} us each\n", fmt::format("{}, {} bytes", name_of(kind), bytes), rate.per_s, rate.cpu_us);
+    }
   }
 
   fmt::print("bulk, one way\n");
@@ -249,12 +288,19 @@ void run() {
   for (bool place : {true, false})
     fmt::print("  {:<42} {:10.2f} GB/s\n", fmt::format("shm, {}", place ? "placed" : "ring"),
                bulk_bandwidth(Kind::kShm, 0, place));
+  if (missing(Kind::kRdma).empty()) {
+    for (bool place : {true, false})
+      fmt::print("  {:<42} {:10.2f} GB/s\n", fmt::format("rdma, {}", place ? "placed" : "ring"),
+                 bulk_bandwidth(Kind::kRdma, 0, place));
+    Pair pair = make_pair(Kind::kRdma);
+    fmt::print("  {:<42} {:10.1f} MiB in {} regions\n", "rdma, registered by both ends", double(rdma_memory().bytes) / (1 << 20), rdma_memory().regions);
+  }
   fmt::print("  {:<42} {:10.2f} GB/s\n", "loopback, ring", bulk_bandwidth(Kind::kLoopback, 0, false));
 
   for (size_t kib : {100, 1024, 16384}) {
     for (int idle_us : {0, 200, 10'000}) {
       fmt::print("one transfer of {} KiB, from send() to landed(), after {} us of silence\n", kib, idle_us);
-      for (Kind kind : {Kind::kTcp4, Kind::kTls, Kind::kShm})
+      for (Kind kind : measured())
         print_latency(fmt::format("  {}", name_of(kind)), bulk_latency(kind, kib << 10, microseconds(idle_us)));
     }
   }

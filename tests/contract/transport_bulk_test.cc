@@ -22,7 +22,7 @@ constexpr uint32_t kRing = limits::kBulkBlocks;
 class BulkContract : public testing::TestWithParam<Kind> {
  protected:
   void SetUp() override {
-    if (!available(GetParam())) GTEST_SKIP() << "this machine has no IPv6";
+    if (auto why = missing(GetParam()); !why.empty()) GTEST_SKIP() << why;
     pair_ = make_pair(GetParam());
   }
   Pair pair_;

@@ -17,7 +17,7 @@ using Clock = std::chrono::steady_clock;
 class StreamContract : public testing::TestWithParam<Kind> {
  protected:
   void SetUp() override {
-    if (!available(GetParam())) GTEST_SKIP() << "this machine has no IPv6";
+    if (auto why = missing(GetParam()); !why.empty()) GTEST_SKIP() << why;
     pair_ = make_pair(GetParam());
   }
   Pair pair_;
@@ -214,8 +214,9 @@ TEST_P(StreamContract, LimitsAreTold) {
   for (Link* link : {pair_.client.get(), pair_.worker.get()}) {
     const Limits& limits = link->limits();
     bool tcp = GetParam() == Kind::kTcp4 || GetParam() == Kind::kTcp6 || GetParam() == Kind::kTls;
-    EXPECT_STREQ(limits.name, tcp ? "tcp" : GetParam() == Kind::kShm ? "shm" : "loopback");
-    EXPECT_EQ(limits.same_host, !tcp);
+    bool rdma = GetParam() == Kind::kRdma;
+    EXPECT_STREQ(limits.name, tcp ? "tcp" : rdma ? "rdma" : GetParam() == Kind::kShm ? "shm" : "loopback");
+    EXPECT_EQ(limits.same_host, !tcp && !rdma);
     EXPECT_GE(limits.bulk_channels, 1u);
     EXPECT_GE(limits.ring_blocks, 1u);
     EXPECT_EQ(link->bulk().ring().size(), limits.ring_blocks * limits::kBulkBlockBytes);

@@ -45,8 +45,10 @@ TEST(Secrets, EveryUseHasItsOwnKey) {
                                secrets::join_proof(session, 1),
                                secrets::tls_key(session, 0),
                                secrets::tls_key(session, 1),
-                               secrets::tls_key(session, -1)};
-  EXPECT_EQ(all.size(), 12u);
+                               secrets::tls_key(session, -1),
+                               secrets::rdma_proof(session, "request"),
+                               secrets::rdma_proof(session, "requesu")};
+  EXPECT_EQ(all.size(), 14u);
   EXPECT_EQ(secrets::attach_proof(lease, "request", nonce), secrets::attach_proof(lease, "request", nonce));
 }
 

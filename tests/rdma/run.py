@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Runs Backfield over real verbs, in the VM of vm.py: the transport contract, a link's faults, end-to-end programs.
+
+  run.py --build build                what fits into minutes (the ctest entry rdma.vm)
+  run.py --build build --full         everything
+  run.py --build build --only faults  one part: contract, faults, e2e, sessions
+Exit status: 0 all well, 1 something failed, 77 no VM is to be had here."""
+
+import argparse
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+SOURCE = HERE.parent.parent
+# Left out of the short run: each takes a minute of an emulated processor.
+SLOW_CONTRACT = ["*BytesArriveInOrderWhateverThePieces*", "*ThousandsOfRoundTrips*", "*BytesOfAllSizesArrive*", "*HundredLinks*", "*SenderWaitsForASlowReceiver*"]
+SLOW_FAULTS = ["*SilentNetwork*", "*ABrokenQueuePair*"]
+PARTS = ["contract", "faults", "e2e", "sessions"]
+SHORT_E2E = ["driver_basic", "copy_forms", "kernel_printf", "host_functions", "pinned", "fork_after"]
+
+
+def script(build, parts, full):
+    """What runs inside."""
+    lines = [f". {HERE}/network.sh", "export BF_TEST_RDMA=10.1.0.2 BF_E2E_HOST=10.1.0.2", "failed=", f"cd {shlex.quote(str(build))}"]
+
+    def step(name, command, leaves_nothing=True):
+        lines.append(f"echo '== {name} =='; {command} || failed=\"$failed {name}\"")
+        if leaves_nothing:
+            lines.append(f"nothing_left || failed=\"$failed {name}:leak\"")
+
+    if "contract" in parts:
+        step("contract", f"tests/transport_contract_test --gtest_brief=1 --gtest_filter={shlex.quote('*/Rdma' if full else '*/Rdma-' + ':'.join(SLOW_CONTRACT))}")
+    if "faults" in parts:
+        slow = [] if full else SLOW_FAULTS
+        step("faults", f"tests/rdma_fault_test --gtest_brief=1 --gtest_filter={shlex.quote('-' + ':'.join(['*ACutCable*', *slow]))}")
+    if "e2e" in parts and (build / "e2e").exists():
+        names = "" if full else " ".join(SHORT_E2E)
+        step("e2e", f"python3 {SOURCE}/tests/e2e/run.py --build . --transports tcp,rdma {names}")
+        step("lossy", f"netem_on delay 1ms loss 0.5%; python3 {SOURCE}/tests/e2e/run.py --build . --transports rdma driver_basic; result=$?; netem_off; [ $result = 0 ]")
+    if "sessions" in parts:
+        step("sessions", f"python3 {HERE}/sessions.py --build .")
+    if "faults" in parts:  # last: Soft-RoCE does not recover from it soon
+        step("cut", "tests/rdma_fault_test --gtest_brief=1 --gtest_filter='*ACutCable*'", leaves_nothing=False)
+    lines.append('[ -z "$failed" ] || { echo "FAILED:$failed"; exit 1; }')
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", type=pathlib.Path, required=True, help="build folder")
+    parser.add_argument("--full", action="store_true", help="leave nothing out")
+    parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--cache", type=pathlib.Path, help="where the VM's kernel is kept (default: in the build folder)")
+    parser.add_argument("--timeout", type=int, help="seconds for the VM (default 780, full 7200)")
+    arguments = parser.parse_args()
+    build = arguments.build.resolve()
+    work = build / "rdma-vm"
+    work.mkdir(exist_ok=True)
+    inside = work / "inside.sh"
+    inside.write_text(script(build, [arguments.only] if arguments.only else PARTS, arguments.full))
+    return subprocess.run([sys.executable, HERE / "vm.py", "--cache", arguments.cache or work, "--timeout",
+                           str(arguments.timeout or (7200 if arguments.full else 780)), "--", "bash", inside]).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
