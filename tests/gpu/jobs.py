@@ -18,12 +18,12 @@ TORCH = {**QUICK, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 JAX = {**QUICK, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_FLAGS": "--xla_gpu_autotune_level=0 --xla_gpu_deterministic_ops=true", "TF_CPP_MIN_LOG_LEVEL": "2"}
 # name -> (module it needs, script, arguments, environment), the longest first.
 FRAMEWORKS = {
+    "torch_compile": ("torch", "torch_compile", [], TORCH),
+    "jax_cases": ("jax", "jax_cases", [], JAX),
     "torch_transformers": ("transformers", "torch_models", ["gpt2", "bert", "vit"], TORCH),
     "torch_inception_v3": ("torchvision", "torch_models", ["inception_v3"], TORCH),
     "torch_resnet50": ("torchvision", "torch_models", ["resnet50"], TORCH),
-    "torch_compile": ("torch", "torch_compile", [], TORCH),
     "torch_data": ("torch", "torch_data", [], TORCH),
-    "jax_cases": ("jax", "jax_cases", [], JAX),
     "cupy_cases": ("cupy", "cupy_cases", [], QUICK),
     "torch_ops": ("torch", "torch_ops", [], TORCH),
     "torch_cuda": ("torch", "torch_cuda", [], TORCH),

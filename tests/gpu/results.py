@@ -12,6 +12,7 @@ import threading
 
 SKIPPED = 77  # exit status of a program that finds nothing to try
 CASE = re.compile(r"^case ([^:\n]+): (.*)\n?", re.M)
+SHOWN = 8  # cases that are told one by one for each run; results.json has them all
 LOG_LINE = re.compile(rb"^\d\d:\d\d:\d\d\.\d{3} backfield\[\d+\] .*\n?", re.M)  # base/log.cc
 
 
@@ -100,11 +101,21 @@ class Results:
         alone = len(rows) == 1 and not rows[0][0]
         said = rows[0][2] if alone else f"{verdicts.count('pass')} of {len(rows)} cases"
         print(f"{overall:4}  {name:28} {path:7} {seconds:7.2f} s  {said}", flush=True)
-        for case, verdict, note in rows:
-            if not alone and verdict != "pass":
-                print(f"  {verdict}  {case}: {note}", flush=True)
+        notable = [] if alone else [row for row in rows if row[1] != "pass"]
+        for case, verdict, note in notable[:SHOWN]:
+            print(f"  {verdict}  {case}: {note}", flush=True)
+        if len(notable) > SHOWN:
+            print(f"  and {len(notable) - SHOWN} more that are no success", flush=True)
         if overall == "FAIL" and errors:
             print("      | " + "\n      | ".join(errors.splitlines()[-4:]), flush=True)
+
+    def recap(self):
+        """The failures alone, a line each: the last lines of a long table are what people see."""
+        failures = [row for row in self.rows if row["verdict"] == "FAIL"]
+        for row in failures[:60]:
+            print(f"FAIL  {row['name']} ({row['path']}): {row['note'][:150]}")
+        if len(failures) > 60:
+            print(f"and {len(failures) - 60} more")
 
     def count(self, verdict):
         return sum(row["verdict"] == verdict for row in self.rows)

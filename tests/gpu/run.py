@@ -14,7 +14,7 @@ e2e/, gpu/), Python 3 and the driver; a framework or a library of the toolkit th
 Prints a line for each run and for each case that is not a pass; last, 'N passed, M failed, K skipped'. With $OUT set,
 $OUT/results.json holds every result, with what the program printed natively (tests/gpu/record.py makes tests/e2e/expected/
 from it) and the end of standard error of what failed; $OUT/bfserver.log is the server's log. Without a GPU it says so and
-ends with status 0."""
+ends with status 0. The cases of one program are compared one by one (results.py)."""
 
 import argparse
 import concurrent.futures
@@ -162,6 +162,7 @@ def main():
             finish(found, server)
     finally:
         found.save({"gpu": gpu, "versions": jobs.versions(), "host": platform.platform(), "seconds": round(time.monotonic() - start)})
+    found.recap()
     print(f"{found.agreeing()} cases gave the same on every path, in {time.monotonic() - start:.0f} s")
     print(f"{found.count('pass')} passed, {found.count('FAIL')} failed, {found.count('skip')} skipped")
     return 1 if found.count("FAIL") else 0

@@ -23,7 +23,7 @@ def vision(name):
 def gpt2():
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    net = GPT2LMHeadModel(GPT2Config(n_layer=3, n_embd=128, n_head=4, vocab_size=1000, n_positions=64)).cuda()
+    net = GPT2LMHeadModel(GPT2Config(n_layer=3, n_embd=128, n_head=4, vocab_size=1000, n_positions=64, bos_token_id=0, eos_token_id=0)).cuda()
     tokens = torch.randint(0, 1000, (BATCH, 32)).cuda()
     return net, lambda: net(tokens, labels=tokens).loss
 

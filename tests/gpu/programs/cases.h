@@ -28,7 +28,8 @@ struct Skipped {
 // Ends the case when a call fails. Every CUDA library's success is 0.
 #define NEED(call) need(int(call), #call, __LINE__)
 inline void need(int status, const char* call, int line) {
-  if (status != 0) throw Failure{"line " + std::to_string(line) + ": " + call + " returned " + std::to_string(status)};
+  std::string text = call;
+  if (status != 0) throw Failure{"line " + std::to_string(line) + ": " + text.substr(0, text.find('(')) + " returned " + std::to_string(status)};
 }
 
 inline void run_case(const char* name, const std::function<Result()>& body) {
