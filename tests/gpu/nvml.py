@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """NVML on a host with a real GPU: every form of nvidia-smi under bfrun, its figures beside the host's own and beside CUDA's,
-pynvml's read-only functions walked on both sides, and what a crowd of watchers costs the server.
+pynvml's read-only functions walked on both sides, and what a crowd of watchers costs the server. What PyTorch says of the
+same memory is in partitions.py.
 
-  nvml.py --build BUILD [--only forms agree compare walk torch cost] [--clients 100] [--seconds 20]
+  nvml.py --build BUILD [--only forms agree compare walk cost] [--clients 100] [--seconds 20]
 
 Prints one line per check; ends with status 1 if one failed, 0 without a GPU. Also run by run.py."""
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -45,17 +47,28 @@ OURS = re.compile(r"Timestamp|FB Memory|BAR1|Total|Used|Free|Reserved|Process|Na
 
 
 class Report:
+    """Counts and prints checks, or hands them to `add(name, verdict, text)`."""
+
     def __init__(self, add=None):
         self.failed = 0
-        self.add = add
+        self.add = add or (lambda name, verdict, text: print(f"{verdict}  {text}", flush=True))
 
     def __call__(self, good, text, name="nvml"):
         self.failed += not good
-        if self.add:
-            self.add(name, "-", "pass" if good else "FAIL", note=text)
-        else:
-            print(f"{'pass' if good else 'FAIL'}  {text}", flush=True)
+        self.add(name, "pass" if good else "FAIL", text)
         return good
+
+    def skip(self, text, name):
+        self.add(name, "skip", text)
+
+
+@contextlib.contextmanager
+def told(check, name):
+    """What goes wrong inside is a failed check, not the end of the run."""
+    try:
+        yield
+    except (OSError, subprocess.SubprocessError, ValueError, LookupError) as error:
+        check(False, f"{name} ended with {error!r}", name)
 
 
 def smi_path():
@@ -77,6 +90,9 @@ def forms(check, server):
     process.terminate()
     tables = process.communicate(timeout=10)[0].count(b"2048MiB")
     check(tables >= 3, f"nvidia-smi -l 1: {tables} tables in 3.5 s", "nvidia-smi")
+    run = server.run([server.build.bin / "bf", "smi", "--json"], SETTINGS, memory_mib=2048)
+    gpus = json.loads(run.stdout)["gpus"] if run.status == 0 else []
+    check([gpu["memory_mib"] for gpu in gpus] == [2048], f"bf smi --json inside a lease: status {run.status}, {gpus}", "nvidia-smi")
 
 
 def compare(check, server):
@@ -115,36 +131,17 @@ def agree(check, server):
             check(device[moment]["nvml"]["v1"] == device[moment]["cuda"] == device[moment]["nvml"]["v2"], f"{transport}: {moment}: {device[moment]}", "nvml agree")
         pids = [process["pid"] for process in device["processes"]]
         check(pids == [report["pid"]], f"{transport}: processes {device['processes']}", "nvml agree")
-    stranger = subprocess.Popen([sys.executable, str(PROBE), "512", "15"], stdout=subprocess.PIPE, env=harness.clean_environment())
-    stranger.stdout.readline()
+    others = [[sys.executable, str(PROBE), "512", "15"], server.bfrun([sys.executable, PROBE, "512", "15"], memory_mib=2048)]
+    strangers = [subprocess.Popen(command, stdout=subprocess.PIPE, env=harness.clean_environment()) for command in others]
+    for stranger in strangers:
+        stranger.stdout.readline()
     run = server.run([smi_path(), "--query-compute-apps=pid", "--format=csv,noheader"], SETTINGS, memory_mib=2048)
-    check(run.status == 0 and run.stdout.strip() == b"", f"a process of the host is invisible: {run.stdout}", "nvml agree")
-    stranger.terminate()
-    stranger.wait()
-
-
-TORCH = """
-import torch, ctypes, json, subprocess, sys
-count = torch.cuda.device_count()
-x = torch.ones(64 << 18, device='cuda'); torch.cuda.synchronize()
-free, total = torch.cuda.mem_get_info()
-smi = subprocess.run([sys.argv[1], '--query-gpu=memory.total,memory.used,memory.free', '--format=csv,noheader,nounits'], capture_output=True, text=True).stdout
-try: load = torch.cuda.utilization()
-except ModuleNotFoundError: load = 0
-print(json.dumps({'count': count, 'free': free >> 20, 'total': total >> 20, 'smi': [int(v) for v in smi.split(',')], 'load': load}))
-"""
-
-
-def torch(check, server):
-    if subprocess.run([sys.executable, "-c", "import torch"], capture_output=True).returncode:
-        return
-    run = server.run([sys.executable, "-c", TORCH, smi_path()], SETTINGS, memory_mib=8192)
-    if not check(run.status == 0, f"torch ran: {run.stderr.decode()[-300:]}", "nvml torch"):
-        return
-    said = json.loads(run.stdout.decode().strip().splitlines()[-1])
-    check(said["count"] == 1 and said["smi"][0] == said["total"] == 8192, f"torch and nvidia-smi, total: {said}", "nvml torch")
-    check(said["smi"][2] == said["free"] and said["smi"][1] == said["total"] - said["free"], f"torch and nvidia-smi, used and free: {said}", "nvml torch")
-    check(0 <= said["load"] <= 100, f"torch.cuda.utilization() {said['load']}", "nvml torch")
+    check(run.status == 0 and run.stdout.strip() == b"", f"processes of the host and of another lease are invisible: {run.stdout}", "nvml agree")
+    run = server.run([smi_path(), "--query-gpu=memory.used", "--format=csv,noheader,nounits"], SETTINGS, memory_mib=2048)
+    check(run.status == 0 and run.stdout.strip() == b"0", f"and so is their memory: {run.stdout} MiB used", "nvml agree")
+    for stranger in strangers:
+        stranger.terminate()
+        stranger.wait()
 
 
 def walk(check, server):
@@ -175,7 +172,7 @@ def cpu_seconds(pids):
 
 def cost(check, server, clients, seconds):
     """`clients` times nvidia-smi -l 1: what bfserver and its monitor spend, per second."""
-    watchers = [subprocess.Popen(server.bfrun([smi_path(), "-l", "1"], memory_mib=1024), stdout=subprocess.DEVNULL, env=harness.clean_environment()) for _ in range(clients)]
+    watchers = [subprocess.Popen(server.bfrun([smi_path(), "-l", "1"], memory_mib=512), stdout=subprocess.DEVNULL, env=harness.clean_environment()) for _ in range(clients)]
     time.sleep(8)
     alive = sum(watcher.poll() is None for watcher in watchers)
     monitors = [pid for pid in server.children() if b"--monitor" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()]
@@ -193,13 +190,12 @@ def cost(check, server, clients, seconds):
 
 def run_all(check, server, only=(), clients=100, seconds=20):
     if smi_path() is None:
-        return
-    cases = {"forms": forms, "compare": compare, "agree": agree, "torch": torch, "walk": walk}
+        return check.skip("nvidia-smi is not on the PATH", "nvml")
+    cases = {"forms": forms, "compare": compare, "agree": agree, "walk": walk, "cost": lambda check, server: cost(check, server, clients, seconds)}
     for name, case in cases.items():
         if not only or name in only:
-            case(check, server)
-    if not only or "cost" in only:
-        cost(check, server, clients, seconds)
+            with told(check, f"nvml {name}"):
+                case(check, server)
 
 
 def main():
