@@ -1,5 +1,6 @@
 # Sourced by demo.sh and test.sh: what Backfield is built from, in one place. Debian 12 or Ubuntu 24.04.
 # install_dependencies    installs the packages that are missing (as root, else it says what to type)
+# install_test_extras     installs (as root) what some tests use; without it they are skipped, visibly
 # require_cuda_toolkit    sets CUDA_HOME, or says how to get the toolkit and ends
 
 BF_PACKAGES=(
@@ -10,32 +11,35 @@ BF_PACKAGES=(
   # to test
   libgtest-dev libprotobuf-dev protobuf-compiler
 )
-# Left out where the release has no such package: the check of the API facts against the vendor's headers is skipped then,
-# and what runs over RDMA in a VM (some 200 MB with its kernel).
-BF_OPTIONAL_PACKAGES=(clang-14 libclang-rt-14-dev python3-clang-14
+# For the check of the API facts against the vendor's headers, and for RDMA in a VM (some 200 MB with its kernel). Not every
+# release has them.
+BF_TEST_EXTRAS=(clang-14 libclang-rt-14-dev python3-clang-14
   qemu-system-x86 busybox-static cpio kmod iproute2 ibverbs-providers)
 
 is_installed() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }
+install() { DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null; }
 
 install_dependencies() {
-  local package missing=() optional=()
+  local package missing=()
   for package in "${BF_PACKAGES[@]}"; do is_installed "$package" || missing+=("$package"); done
-  for package in "${BF_OPTIONAL_PACKAGES[@]}"; do is_installed "$package" || optional+=("$package"); done
-  if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" -ne 0 ]; then
+  [ ${#missing[@]} -gt 0 ] || return 0
+  if [ "$(id -u)" -ne 0 ]; then
     echo "These packages are missing; install them, then run this again:"
     echo "  sudo apt-get install ${missing[*]}"
     exit 1
   fi
-  [ $((${#missing[@]} + ${#optional[@]})) -gt 0 ] && [ "$(id -u)" -eq 0 ] || return 0
-  export DEBIAN_FRONTEND=noninteractive
-  apt-get update -qq || [ ${#missing[@]} -eq 0 ]
-  if [ ${#missing[@]} -gt 0 ]; then
-    echo "installing ${missing[*]}"
-    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-  fi
-  for package in "${optional[@]}"; do
-    apt-cache show "$package" >/dev/null 2>&1 || continue
-    apt-get install -y -qq --no-install-recommends "$package" >/dev/null || echo "left out: $package"
+  echo "installing ${missing[*]}"
+  apt-get update -qq
+  install "${missing[@]}"
+}
+
+install_test_extras() {
+  local package missing=()
+  for package in "${BF_TEST_EXTRAS[@]}"; do is_installed "$package" || missing+=("$package"); done
+  [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" -eq 0 ] || return 0
+  apt-get update -qq || true
+  for package in "${missing[@]}"; do
+    ! apt-cache show "$package" >/dev/null 2>&1 || install "$package" || echo "left out: $package"
   done
 }
 

@@ -12,6 +12,7 @@ fi
 cd "$(dirname "$(readlink -f "$0")")/.."
 . tools/dependencies.sh
 install_dependencies
+install_test_extras
 require_cuda_toolkit
 
 jobs=$(nproc)
