@@ -172,7 +172,8 @@ def cpu_seconds(pids):
 
 def cost(check, server, clients, seconds):
     """`clients` times nvidia-smi -l 1: what bfserver and its monitor spend, per second."""
-    watchers = [subprocess.Popen(server.bfrun([smi_path(), "-l", "1"], memory_mib=512), stdout=subprocess.DEVNULL, env=harness.clean_environment()) for _ in range(clients)]
+    share = min(1024, server.free_mib()[0] // clients)
+    watchers = [subprocess.Popen(server.bfrun([smi_path(), "-l", "1"], memory_mib=share), stdout=subprocess.DEVNULL, env=harness.clean_environment()) for _ in range(clients)]
     time.sleep(8)
     alive = sum(watcher.poll() is None for watcher in watchers)
     monitors = [pid for pid in server.children() if b"--monitor" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()]

@@ -17,7 +17,14 @@ LOG_LINE = re.compile(rb"^\d\d:\d\d:\d\d\.\d{3} backfield\[\d+\] .*\n?", re.M)  
 
 
 def cases_of(run):
-    return dict(CASE.findall(run.stdout.decode(errors="replace")))
+    """Name -> value; a name that comes again is numbered."""
+    found = {}
+    for name, value in CASE.findall(run.stdout.decode(errors="replace")):
+        unique, again = name, 2
+        while unique in found:
+            unique, again = f"{name} ({again})", again + 1
+        found[unique] = value
+    return found
 
 
 def first_difference(got, wanted):
@@ -59,7 +66,7 @@ def judge_remote(job, run, reference, again):
             rows.append((case, "pass" if answered else "skip", "" if answered else "as natively"))
         elif got is None:
             rows.append((case, "FAIL", "not reached"))
-        elif cases_of(again()).get(case) != wanted:
+        elif cases_of(again()).get(case, wanted) != wanted:
             rows.append((case, "skip", "not repeatable natively"))
         else:
             rows.append((case, "FAIL", first_difference(got, wanted)))

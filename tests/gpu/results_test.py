@@ -46,11 +46,16 @@ class Judging(unittest.TestCase):
         self.assertEqual(self.remote(ran("case a: 0x1p+1 8\ncase b: 1\n", status=1), native), [("a", "FAIL"), ("b", "pass"), ("c", "FAIL"), ("", "FAIL")])
         self.assertEqual(self.remote(native, native), [("a", "pass"), ("b", "pass"), ("c", "pass")])
 
+    def test_a_name_that_comes_again_is_a_case_of_its_own(self):
+        twice = ran("case a: 1\ncase a: 2\n")
+        self.assertEqual(self.remote(twice, twice), [("a", "pass"), ("a (2)", "pass")])
+
     def test_a_case_that_only_bfrun_reached_fails(self):
         self.assertEqual(self.remote(ran("case a: 1\ncase b: 1\n"), ran("case a: 1\n")), [("a", "pass"), ("b", "FAIL")])
 
     def test_what_two_native_runs_disagree_about_proves_nothing(self):
         self.assertEqual(self.remote(ran("case a: 3\n"), ran("case a: 1\n"), again=ran("case a: 2\n")), [("a", "skip")])
+        self.assertEqual(self.remote(ran("case a: 3\n"), ran("case a: 1\n"), again=ran("", status="timeout")), [("a", "FAIL")])
 
     def test_the_same_failure_on_both_sides_is_no_success(self):
         self.assertEqual(self.remote(ran("case a: FAILED x\n"), ran("case a: FAILED x\n")), [("a", "skip")])

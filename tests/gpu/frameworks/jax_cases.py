@@ -90,7 +90,7 @@ def vmap():
     return got
 
 
-@case("pmap and sharding on one device")
+@case("sharding on one device")
 def sharded():
     mesh = jax.sharding.Mesh(numpy.array(jax.devices()[:1]), ("d",))
     x = jax.device_put(A, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("d")))
