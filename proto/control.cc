@@ -296,6 +296,9 @@ static void visit(V& v, M& m) {
   v.number(7, m.api_version);
   v.bytes(8, m.nonce, kSecretBytes);
   v.number(9, m.encrypt);
+  v.number(10, m.choose_devices);
+  v.text(11, m.visible_devices, kMessageBytes);
+  v.number(12, m.pci_order);
 }
 
 template <class V, Is<Challenge> M>
@@ -314,6 +317,7 @@ static void visit(V& v, M& m) {
   v.text(2, m.message, kMessageBytes);
   v.text(3, m.session_id, kIdBytes);
   v.number(5, m.channels);
+  v.number(6, m.device_twice);
 }
 
 template <class V, Is<JoinRequest> M>
@@ -448,6 +452,13 @@ static void visit(V& v, M& m) {
   v.number(2, m.status);
   v.number(3, m.watermark);
   v.number(4, m.data_frames);
+  v.bytes(5, m.wanted, limits::kControlBodyBytes);
+}
+
+template <class V, Is<HostData> M>
+static void visit(V& v, M& m) {
+  v.number(1, m.staging);
+  v.number(2, m.offset);
 }
 
 template <class V, Is<WorkerDevice> M>
@@ -456,6 +467,7 @@ static void visit(V& v, M& m) {
   v.number(2, m.limit_bytes);
   v.number(3, m.context_bytes);
   v.text(4, m.uuid, kIdBytes);
+  v.number(5, m.partition);
 }
 
 template <class V, Is<Assign> M>
@@ -470,6 +482,7 @@ static void visit(V& v, M& m) {
   v.number(8, m.client_pid);
   v.text(9, m.program, kNameBytes);
   v.number(10, m.encrypt);
+  v.bytes(11, m.image_salt, kSecretBytes);
 }
 
 template <class V, Is<Channel> M>
@@ -540,6 +553,7 @@ BF_CONTROL_CODEC(DataNotice)
 BF_CONTROL_CODEC(AsyncErrorNotice)
 BF_CONTROL_CODEC(PrintNotice)
 BF_CONTROL_CODEC(CallbackNotice)
+BF_CONTROL_CODEC(HostData)
 BF_CONTROL_CODEC(Assign)
 BF_CONTROL_CODEC(Channel)
 BF_CONTROL_CODEC(Ready)

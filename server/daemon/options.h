@@ -35,6 +35,8 @@ struct Options {
   std::string log_level = "info";
   std::string log_file;
   std::string server_name;      // empty: the host's
+  std::string image_cache;      // folder; empty: code images are not kept
+  uint64_t image_cache_mib = 8192;
   std::string software_driver;  // path of the software libcuda.so.1; found beside bfserver
 
   LogLevel level() const { return parse_log_level(log_level, LogLevel::kInfo); }
