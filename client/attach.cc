@@ -122,7 +122,7 @@ Result<AttachSettings> AttachSettings::from_environment() {
   return Status(StatusCode::kInvalid, "BF_TRANSPORT is '" + settings.transport + "'; it must be auto, tcp, shm or rdma");
 }
 
-Result<Attached> attach(const AttachSettings& settings) {
+Result<Attached> attach(const AttachSettings& settings, bool* device_twice) {
   auto deadline = control::deadline_in(std::chrono::milliseconds(limits::kHandshakeTimeoutMs));
   transport::Address address;
   auto dialled = dial_server(settings, deadline, &address);
@@ -137,8 +137,11 @@ Result<Attached> attach(const AttachSettings& settings) {
   request.transport = wish->transport;
   request.api_version = kApiVersion;
   request.encrypt = settings.encrypt && !dialled->same_host;
+  request.choose_devices = settings.cuda.visible_devices.has_value();
+  request.visible_devices = settings.cuda.visible_devices.value_or("");
+  request.pci_order = settings.cuda.pci_order;
   int socket = dialled->socket.get();
-  auto session = control::attach(socket, std::move(request), settings.secret, deadline);
+  auto session = control::attach(socket, std::move(request), settings.secret, deadline, device_twice);
   if (!session.ok()) return session.status();
 
   Attached attached;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/cuda_environment.h"
 #include "base/fd.h"
 #include "base/status.h"
 #include "proto/control_channel.h"
@@ -20,6 +21,7 @@ struct AttachSettings {
   std::string secret;     // raw bytes
   std::string transport;  // auto | tcp | shm | rdma
   bool encrypt = false;   // TLS on tcp, and nothing less
+  CudaEnvironment cuda;   // which of the lease's devices the program wants
 
   static Result<AttachSettings> from_environment();
 };
@@ -39,10 +41,11 @@ struct Attached {
 };
 
 // Dials, proves the lease, opens the channels. Blocks for at most limits::kHandshakeTimeoutMs.
-Result<Attached> attach(const AttachSettings& settings);
+// kImpossible: no device is visible; `device_twice` says whether because one was named twice.
+Result<Attached> attach(const AttachSettings& settings, bool* device_twice);
 
 // Tests without a server give a factory; it is asked instead of from_environment() and attach().
-using LinkFactory = std::function<Result<Attached>()>;
+using LinkFactory = std::function<Result<Attached>(bool* device_twice)>;
 void set_link_factory(LinkFactory factory);
 const LinkFactory& link_factory();
 

@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "client/mirrors.h"
+#include "client/state.h"
 #include "proto/control.h"
 #include "proto/frame.h"
 
@@ -16,6 +17,15 @@ thread_local bool t_inside = false;
 }
 
 bool Callbacks::inside() { return t_inside; }
+Callbacks::Inside::Inside() : before_(std::exchange(t_inside, true)) {}
+Callbacks::Inside::~Inside() { t_inside = before_; }
+
+std::optional<Callbacks::Function> Callbacks::find(uint64_t id) const {
+  std::lock_guard guard(lock_);
+  auto found = functions_.find(id);
+  if (found == functions_.end()) return std::nullopt;
+  return found->second;
+}
 
 uint64_t Callbacks::add(const Function& function) {
   std::lock_guard guard(lock_);
@@ -39,8 +49,66 @@ void Callbacks::graphs_completed(uint64_t launches) {
   }
 }
 
+Status Callbacks::send_staging(transport::Stream& side, uint64_t address) {
+  auto staging = state().staging.find(address);
+  if (!staging) return Status(StatusCode::kInvalid, "the server asks for staging that does not exist");
+  std::vector<std::byte> bytes(limits::kInlineBytes);
+  const size_t total = staging->host.bytes();
+  for (size_t at = 0; at < total; at += bytes.size()) {
+    const size_t count = std::min(bytes.size(), total - at);
+    staging->host.gather(at, bytes.data(), count);
+    std::string body = control::encode_HostData({address, at});
+    FrameHeader header{uint32_t(body.size()), uint32_t(count), uint16_t(Opcode::kHostData), 0, 0};
+    iovec parts[] = {{&header, sizeof header}, {body.data(), body.size()}, {bytes.data(), count}};
+    BF_RETURN_IF_ERROR(side.send(parts));
+  }
+  return {};
+}
+
+// Bytes of a copy that a graph did before the host function that comes next.
+static Status take_staging(std::span<const std::byte> body, std::span<const std::byte> bytes) {
+  auto notice = control::decode_HostData(body);
+  if (!notice.ok()) return notice.status();
+  auto staging = state().staging.find(notice->staging);
+  const size_t total = staging ? staging->host.bytes() : 0;
+  if (notice->offset > total || bytes.size() > total - notice->offset) {
+    return Status(StatusCode::kInvalid, "the server sent data for staging that does not exist");
+  }
+  staging->host.scatter(notice->offset, bytes.data(), bytes.size());
+  return {};
+}
+
+Status Callbacks::run_one(transport::Stream& side, Landing& landing, std::span<const std::byte> body) {
+  auto notice = control::decode_CallbackNotice(body);
+  if (!notice.ok()) return notice.status();
+  const auto function = find(notice->id);
+  if (!function) return Status(StatusCode::kInvalid, "the server asks for a host function that does not exist");
+  if (!landing.wait(notice->watermark, notice->data_frames)) return Status(StatusCode::kUnavailable, "the link was lost");
+  {
+    Inside inside;
+    if (function->stream_callback) {
+      function->stream_callback(function->stream, CUresult(notice->status), function->user);
+    } else {
+      function->function(function->user);
+    }
+  }
+  if (!function->repeats) remove(notice->id);
+  if (Mirrors::instance().live()) BF_RETURN_IF_ERROR(Mirrors::instance().publish(side));
+  for (size_t at = 0; at + sizeof(uint64_t) <= notice->wanted.size(); at += sizeof(uint64_t)) {
+    uint64_t staging;
+    std::memcpy(&staging, notice->wanted.data() + at, sizeof staging);
+    BF_RETURN_IF_ERROR(send_staging(side, staging));
+  }
+  control::CallbackNotice done;
+  done.id = notice->id;
+  std::string answer_body = control::encode_CallbackNotice(done);
+  FrameHeader answer{uint32_t(answer_body.size()), 0, uint16_t(Opcode::kCallbackDone), 0, 0};
+  iovec parts[] = {{&answer, sizeof answer}, {answer_body.data(), answer_body.size()}};
+  return side.send(parts);
+}
+
 Status Callbacks::run(transport::Stream& side, Landing& landing) {
-  std::vector<std::byte> buffer(sizeof(FrameHeader) + limits::kControlBodyBytes);
+  std::vector<std::byte> buffer(sizeof(FrameHeader) + limits::kControlBodyBytes + limits::kInlineBytes);
   size_t used = 0;
   for (;;) {
     auto received = side.receive(std::span(buffer).subspan(used), std::chrono::microseconds(0));
@@ -51,41 +119,16 @@ Status Callbacks::run(transport::Stream& side, Landing& landing) {
     while (used - at >= sizeof(FrameHeader)) {
       FrameHeader header;
       std::memcpy(&header, buffer.data() + at, sizeof header);
-      if (header.opcode != uint16_t(Opcode::kCallback) || header.body_bytes > limits::kControlBodyBytes ||
-          header.payload_bytes != 0) {
+      const bool data = header.opcode == uint16_t(Opcode::kHostData);
+      if ((!data && header.opcode != uint16_t(Opcode::kCallback)) || header.body_bytes > limits::kControlBodyBytes ||
+          header.payload_bytes > (data ? limits::kInlineBytes : 0)) {
         return Status(StatusCode::kInvalid, "the server sent a malformed frame on the side stream");
       }
-      if (used - at < sizeof header + header.body_bytes) break;
-      auto notice = control::decode_CallbackNotice({buffer.data() + at + sizeof header, header.body_bytes});
-      if (!notice.ok()) return notice.status();
-      at += sizeof header + header.body_bytes;
-
-      Function function;
-      {
-        std::lock_guard guard(lock_);
-        auto found = functions_.find(notice->id);
-        if (found == functions_.end()) {
-          return Status(StatusCode::kInvalid, "the server asks for a host function that does not exist");
-        }
-        function = found->second;
-      }
-      if (!landing.wait(notice->watermark, notice->data_frames)) return Status(StatusCode::kUnavailable, "the link was lost");
-      t_inside = true;
-      if (function.stream_callback) {
-        function.stream_callback(function.stream, CUresult(notice->status), function.user);
-      } else {
-        function.function(function.user);
-      }
-      t_inside = false;
-      if (!function.repeats) remove(notice->id);
-      if (Mirrors::instance().live()) BF_RETURN_IF_ERROR(Mirrors::instance().publish(side));
-
-      control::CallbackNotice done;
-      done.id = notice->id;
-      std::string body = control::encode_CallbackNotice(done);
-      FrameHeader answer{uint32_t(body.size()), 0, uint16_t(Opcode::kCallbackDone), 0, 0};
-      iovec parts[] = {{&answer, sizeof answer}, {body.data(), body.size()}};
-      BF_RETURN_IF_ERROR(side.send(parts));
+      if (used - at < sizeof header + header.body_bytes + header.payload_bytes) break;
+      const std::span<const std::byte> body{buffer.data() + at + sizeof header, header.body_bytes};
+      const std::span<const std::byte> payload{body.data() + body.size(), header.payload_bytes};
+      at += sizeof header + body.size() + payload.size();
+      BF_RETURN_IF_ERROR(data ? take_staging(body, payload) : run_one(side, landing, body));
     }
     std::memmove(buffer.data(), buffer.data() + at, used - at);
     used -= at;

@@ -6,6 +6,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <unordered_map>
 
 #include "client/futex.h"
@@ -43,11 +45,25 @@ class Callbacks {
   // The first `launches` of them have completed.
   void graphs_completed(uint64_t launches);
 
-  // True on the callback thread while a function runs.
+  // What an id stands for; nothing once it was forgotten.
+  std::optional<Function> find(uint64_t id) const;
+
+  // True while a function of the program runs that must not make CUDA calls.
   static bool inside();
+  class Inside {
+   public:
+    Inside();
+    ~Inside();
+
+   private:
+    bool before_;
+  };
 
  private:
-  SpinLock lock_;
+  Status run_one(transport::Stream& side, Landing& landing, std::span<const std::byte> body);
+  Status send_staging(transport::Stream& side, uint64_t staging);
+
+  mutable SpinLock lock_;
   std::unordered_map<uint64_t, Function> functions_;
   uint64_t next_ = 1;
   std::atomic<uint32_t> outstanding_{0};

@@ -37,27 +37,20 @@ CUresult ask_worker(CUstream stream, WorkerView* view) {
                                           view->graph, view->dependencies, view->edges);
 }
 
-void begin_capture(CUstream stream, const GraphData* data) {
+// `graph`: the value of the graph that is captured to; 0 for a new one.
+void begin_capture(CUstream stream, uint64_t graph) {
   auto capture = std::make_shared<Capture>();
   Stream* object = state().streams.find(value_of(stream));
   capture->origin = value_of(stream);
   capture->blocking = !object || !(object->flags & CU_STREAM_NON_BLOCKING);
   capture->troubles = Session::get()->capture_troubles();
-  if (data) capture->data = *data;
+  capture->graph = graph;
   std::lock_guard guard(g_lock);
   *slot(stream) = std::move(capture);
   g_active.fetch_add(1, std::memory_order_release);
 }
 
 }  // namespace
-
-Staging::~Staging() { post_bfStagingFree(address); }
-GraphCallback::~GraphCallback() { Session::get()->callbacks().remove(id); }
-
-void GraphData::add(const GraphData& other) {
-  copies.insert(copies.end(), other.copies.begin(), other.copies.end());
-  callbacks.insert(callbacks.end(), other.callbacks.begin(), other.callbacks.end());
-}
 
 bool any_capture() { return g_active.load(std::memory_order_acquire) != 0; }
 
@@ -93,14 +86,22 @@ CUresult check_legacy(CUstream stream) {
   bool implicit = false;
   state().streams.for_each([&](uint64_t, Stream& object) {
     std::lock_guard guard(g_lock);
-    if (object.capture && !object.capture->ended.load(std::memory_order_acquire) && object.capture->blocking) implicit = true;
+    if (object.capture && !object.capture->ended.load(std::memory_order_acquire) && object.capture->blocking) {
+      implicit = true;
+      object.capture->broken.store(true, std::memory_order_release);
+    }
   });
   return implicit ? CUDA_ERROR_STREAM_CAPTURE_IMPLICIT : CUDA_SUCCESS;
 }
 
-void capture_add(Capture& capture, HostCopy copy) {
+void capture_add(Capture& capture, std::shared_ptr<Staging> staging) {
   std::lock_guard guard(g_lock);
-  capture.data.copies.push_back(std::move(copy));
+  capture.data.staging.push_back(std::move(staging));
+}
+
+void capture_add(Capture& capture, std::shared_ptr<GraphMemory> memory) {
+  std::lock_guard guard(g_lock);
+  capture.data.memory.push_back(std::move(memory));
 }
 
 void capture_add(Capture& capture, const GraphData& data) {
@@ -113,36 +114,47 @@ void capture_add(Capture& capture, std::shared_ptr<GraphCallback> callback) {
   capture.data.callbacks.push_back(std::move(callback));
 }
 
-std::shared_ptr<Staging> make_staging(size_t bytes, CUresult* result) {
-  uint64_t address = 0;
-  *result = remote_bfStagingAlloc(bytes, address);
-  return *result == CUDA_SUCCESS ? std::make_shared<Staging>(address) : nullptr;
-}
-
 // --- Handlers --------------------------------------------------------------------------------------------------------------
 
 CUresult handle_cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode mode) noexcept {
   if (CUresult result = need_stream(hStream); result != CUDA_SUCCESS) return result;
   CUresult result = remote_cuStreamBeginCapture_v2(hStream, mode);
-  if (result == CUDA_SUCCESS) begin_capture(hStream, nullptr);
+  if (result == CUDA_SUCCESS) begin_capture(hStream, 0);
+  return result;
+}
+
+// The graph's own nodes are not ours to know: what the capture adds to it is remembered with the graph.
+CUresult handle_cuStreamBeginCaptureToGraph(CUstream hStream, CUgraph hGraph, const CUgraphNode* dependencies,
+                                            const CUgraphEdgeData* dependencyData, size_t numDependencies,
+                                            CUstreamCaptureMode mode) noexcept {
+  if (CUresult result = need_stream(hStream); result != CUDA_SUCCESS) return result;
+  CUresult result =
+      remote_cuStreamBeginCaptureToGraph(hStream, hGraph, dependencies, dependencyData, numDependencies, mode);
+  if (result == CUDA_SUCCESS) begin_capture(hStream, value_of(hGraph));
   return result;
 }
 
 CUresult handle_cuStreamEndCapture(CUstream hStream, CUgraph* phGraph) noexcept {
   if (CUresult result = need_stream(hStream); result != CUDA_SUCCESS) return result;
   auto capture = capture_of(hStream);
-  CUgraph graph = nullptr;
+  CUgraph graph = as_handle<CUgraph>(capture ? capture->graph : 0);
   CUresult result = remote_cuStreamEndCapture(hStream, &graph);
+  if (result != CUDA_SUCCESS) graph = nullptr;
   bool goes_on = result == CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD || result == CUDA_ERROR_STREAM_CAPTURE_UNMATCHED ||
                  result == CUDA_ERROR_ILLEGAL_STATE;
   if (capture && !goes_on && !capture->ended.exchange(true, std::memory_order_acq_rel)) {
     g_active.fetch_sub(1, std::memory_order_release);
   }
+  if (result == CUDA_SUCCESS && capture && capture->broken.load(std::memory_order_acquire)) {
+    if (!capture->graph) handle_cuGraphDestroy(graph);
+    graph = nullptr;
+    result = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+  }
   if (phGraph) *phGraph = graph;
   if (result != CUDA_SUCCESS) return result;
   if (capture) {
     std::lock_guard guard(g_lock);
-    if (Graph* object = state().graphs.find(value_of(graph))) object->data = std::move(capture->data);
+    if (Graph* object = state().graphs.find(value_of(graph))) object->data.add(std::exchange(capture->data, {}));
   }
   return result;
 }
@@ -153,7 +165,10 @@ CUresult handle_cuStreamIsCapturing(CUstream hStream, CUstreamCaptureStatus* cap
   if (is_legacy(hStream) && !current_context()) return CUDA_ERROR_INVALID_CONTEXT;
   if (CUresult result = check_legacy(hStream); result != CUDA_SUCCESS) return result;
   auto capture = capture_of(hStream);
-  *captureStatus = capture ? CU_STREAM_CAPTURE_STATUS_ACTIVE : CU_STREAM_CAPTURE_STATUS_NONE;
+  *captureStatus = !capture ? CU_STREAM_CAPTURE_STATUS_NONE
+                   : capture->broken.load(std::memory_order_acquire) ? CU_STREAM_CAPTURE_STATUS_INVALIDATED
+                                                                      : CU_STREAM_CAPTURE_STATUS_ACTIVE;
+  if (capture && capture->broken.load(std::memory_order_acquire)) return CUDA_SUCCESS;
   if (!capture || capture->troubles == Session::get()->capture_troubles()) return CUDA_SUCCESS;
   WorkerView view;
   CUresult result = ask_worker(hStream, &view);

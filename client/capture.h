@@ -19,15 +19,19 @@ std::shared_ptr<Capture> capture_of(CUstream stream);
 void capture_recorded(CUevent event, CUstream stream, unsigned flags);
 void capture_waits(CUstream stream, CUevent event, unsigned flags);
 
-// Work on the legacy stream while a stream that synchronises with it captures: STREAM_CAPTURE_IMPLICIT.
+// Work on the legacy stream while a stream that synchronises with it captures: STREAM_CAPTURE_IMPLICIT, and the end of
+// these captures.
 CUresult check_legacy(CUstream stream);
 
-// Adds a host copy to what the graph of this capture needs.
-void capture_add(Capture& capture, HostCopy copy);
+// Adds to what the graph of this capture keeps alive.
+void capture_add(Capture& capture, std::shared_ptr<Staging> staging);
+void capture_add(Capture& capture, std::shared_ptr<GraphMemory> memory);
 void capture_add(Capture& capture, const GraphData& data);
 void capture_add(Capture& capture, std::shared_ptr<GraphCallback> callback);
 
-// Device memory that stands for host memory inside a graph; nullptr with *result set.
-std::shared_ptr<Staging> make_staging(size_t bytes, CUresult* result);
+// Memory of the worker that stands for host memory inside a graph; nullptr with *result set.
+std::shared_ptr<Staging> make_staging(const HostLayout& host, CUresult* result);
+// A host function that a graph may run any number of times.
+std::shared_ptr<GraphCallback> make_callback(CUhostFn function, void* user);
 
 }  // namespace bf::client

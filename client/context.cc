@@ -225,7 +225,8 @@ CUresult handle_cuCtxAttach(CUcontext* pctx, unsigned int flags) noexcept {
 
 CUresult handle_cuCtxDetach(CUcontext ctx) noexcept {
   Context* context = ctx ? state().contexts.find(value_of(ctx)) : nullptr;
-  if (!context || context->primary) return CUDA_ERROR_INVALID_CONTEXT;
+  if (!context || value_of(ctx) != current_context()) return CUDA_ERROR_INVALID_CONTEXT;
+  if (context->primary) return CUDA_SUCCESS;  // it is counted by cuDevicePrimaryCtxRetain (580.159.04)
   {
     std::lock_guard guard(lifecycle());
     if (context->retains > 0) {
@@ -239,7 +240,8 @@ CUresult handle_cuCtxDetach(CUcontext ctx) noexcept {
 // --- The thread's stack ------------------------------------------------------------------------------------------------------------
 
 CUresult handle_cuCtxPushCurrent_v2(CUcontext ctx) noexcept {
-  if (!ctx || !state().contexts.find(value_of(ctx))) return CUDA_ERROR_INVALID_CONTEXT;
+  if (!ctx) return CUDA_ERROR_INVALID_VALUE;
+  if (!state().contexts.find(value_of(ctx))) return CUDA_ERROR_INVALID_CONTEXT;
   this_thread().contexts.push_back(value_of(ctx));
   return CUDA_SUCCESS;
 }

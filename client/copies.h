@@ -21,9 +21,9 @@ CUresult copy_any(uint64_t destination, uint64_t source, size_t bytes, CUstream 
 // Memory that the driver would read or write without a stop in between: pinned or registered, all of it.
 bool is_pinned(const void* data, size_t bytes);
 
-// The host copies of a graph before and after its launch into `stream`.
-CUresult copy_graph_inputs(const GraphData& data, CUstream stream);
-CUresult copy_graph_outputs(const GraphData& data, CUstream stream);
+// The host copies of an executable graph before and after its launch into `stream`.
+CUresult copy_graph_inputs(const GraphExec& exec, CUstream stream);
+CUresult copy_graph_outputs(const GraphExec& exec, CUstream stream);
 
 // Puts dense staging memory in the place of the copy's source or destination.
 void put_staging(CUDA_MEMCPY3D& copy, bool source, CUdeviceptr staging);

@@ -72,7 +72,7 @@ CUDA_MEMCPY3D linear_box(size_t bytes) {
 CUresult capture_copy(Capture& capture, const HostLayout& host, CUDA_MEMCPY3D copy, CUdeviceptr address, bool to_device,
                       CUstream stream) {
   CUresult result;
-  auto staging = make_staging(host.bytes(), &result);
+  auto staging = make_staging(host, &result);
   if (!staging) return result;
   if (address) {
     result = to_device ? post_cuMemcpyDtoDAsync_v2(address, staging->address, host.bytes(), stream)
@@ -81,7 +81,7 @@ CUresult capture_copy(Capture& capture, const HostLayout& host, CUDA_MEMCPY3D co
     put_staging(copy, to_device, staging->address);
     result = post_cuMemcpy3DAsync_v2(&copy, stream, 0, 0, Payload());
   }
-  if (result == CUDA_SUCCESS) capture_add(capture, HostCopy{host, std::move(staging), to_device});
+  if (result == CUDA_SUCCESS) capture_add(capture, std::move(staging));
   return result;
 }
 
@@ -242,10 +242,13 @@ CUresult copy_any(uint64_t destination, uint64_t source, size_t bytes, CUstream 
   return CUDA_SUCCESS;
 }
 
-CUresult copy_graph_inputs(const GraphData& data, CUstream stream) {
-  for (const HostCopy& copy : data.copies) {
-    if (!copy.to_device) continue;
-    CUresult result = send(copy.host, linear_box(copy.host.bytes()), copy.staging->address, stream, Wait::kNo);
+// A copy out of the graph that may not happen is given what it would write over.
+CUresult copy_graph_inputs(const GraphExec& exec, CUstream stream) {
+  for (const StagedCopy& copy : exec.copies) {
+    const bool may_not_happen = (copy.flags & GraphPart::kMaybeSkipped) || exec.skips_nodes;
+    if (!(copy.flags & GraphPart::kReadsHost) && !may_not_happen) continue;
+    const Staging& staging = *copy.staging;
+    CUresult result = send(staging.host, linear_box(staging.host.bytes()), staging.address, stream, Wait::kNo);
     if (result != CUDA_SUCCESS) return result;
   }
   return CUDA_SUCCESS;
@@ -253,12 +256,13 @@ CUresult copy_graph_inputs(const GraphData& data, CUstream stream) {
 
 // Unlike a copy that the program asks for, one into pageable memory does not hold up the launch: the bytes land before
 // the program can see that the graph has completed.
-CUresult copy_graph_outputs(const GraphData& data, CUstream stream) {
+CUresult copy_graph_outputs(const GraphExec& exec, CUstream stream) {
   Landing& landing = session().landing();
-  for (const HostCopy& copy : data.copies) {
-    if (copy.to_device) continue;
-    uint64_t ticket = landing.issue(copy.host);
-    CUresult result = post_cuMemcpyDtoHAsync_v2(nullptr, copy.staging->address, copy.host.bytes(), stream, ticket);
+  for (const StagedCopy& copy : exec.copies) {
+    if (!(copy.flags & GraphPart::kWritesHost) || (copy.flags & GraphPart::kDelivered)) continue;
+    const Staging& staging = *copy.staging;
+    uint64_t ticket = landing.issue(staging.host);
+    CUresult result = post_cuMemcpyDtoHAsync_v2(nullptr, staging.address, staging.host.bytes(), stream, ticket);
     if (result != CUDA_SUCCESS) {
       landing.forget(ticket);
       return result;
@@ -306,24 +310,28 @@ CUresult handle_cuMemcpyPeer(CUdeviceptr dstDevice, CUcontext dstContext, CUdevi
                              size_t ByteCount) noexcept {
   bool empty;
   if (CUresult result = check(default_stream(), ByteCount, &empty); result != CUDA_SUCCESS) return result;
-  if (!state().contexts.find(value_of(dstContext)) || !state().contexts.find(value_of(srcContext))) {
-    return CUDA_ERROR_INVALID_CONTEXT;
+  // NULL will do: an address says where it is (580.159.04).
+  for (CUcontext context : {dstContext, srcContext}) {
+    if (context && !state().contexts.find(value_of(context))) return CUDA_ERROR_INVALID_CONTEXT;
   }
   if (empty) return CUDA_SUCCESS;
   if (!device_covers(srcDevice, ByteCount) || !device_covers(dstDevice, ByteCount)) return CUDA_ERROR_INVALID_VALUE;
-  return post_cuMemcpyPeer(dstDevice, dstContext, srcDevice, srcContext, ByteCount);
+  return post_cuMemcpyPeer(dstDevice, dstContext ? dstContext : as_handle<CUcontext>(current_context()), srcDevice,
+                           srcContext ? srcContext : as_handle<CUcontext>(current_context()), ByteCount);
 }
 
 CUresult handle_cuMemcpyPeerAsync(CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice, CUcontext srcContext,
                                   size_t ByteCount, CUstream hStream) noexcept {
   bool empty;
   if (CUresult result = check(hStream, ByteCount, &empty); result != CUDA_SUCCESS) return result;
-  if (!state().contexts.find(value_of(dstContext)) || !state().contexts.find(value_of(srcContext))) {
-    return CUDA_ERROR_INVALID_CONTEXT;
+  // NULL will do: an address says where it is (580.159.04).
+  for (CUcontext context : {dstContext, srcContext}) {
+    if (context && !state().contexts.find(value_of(context))) return CUDA_ERROR_INVALID_CONTEXT;
   }
   if (empty) return CUDA_SUCCESS;
   if (!device_covers(srcDevice, ByteCount) || !device_covers(dstDevice, ByteCount)) return CUDA_ERROR_INVALID_VALUE;
-  return post_cuMemcpyPeerAsync(dstDevice, dstContext, srcDevice, srcContext, ByteCount, hStream);
+  return post_cuMemcpyPeerAsync(dstDevice, dstContext ? dstContext : as_handle<CUcontext>(current_context()), srcDevice,
+                                srcContext ? srcContext : as_handle<CUcontext>(current_context()), ByteCount, hStream);
 }
 
 CUresult handle_cuMemcpyBatchAsync_v2(CUdeviceptr* dsts, CUdeviceptr* srcs, size_t* sizes, size_t count,

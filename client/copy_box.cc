@@ -24,7 +24,7 @@ struct Side {
 // Decides a unified side, fills in a pitch and height left 0, and checks that the box lies in its memory.
 CUresult settle_side(Side side, const CUDA_MEMCPY3D& box, HostLayout* layout, bool* is_host) {
   *is_host = false;
-  if (side.type == CU_MEMORYTYPE_ARRAY) return side.array ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
+  if (side.type == CU_MEMORYTYPE_ARRAY) return side.array ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
   if (side.type == CU_MEMORYTYPE_UNIFIED || side.type == CU_MEMORYTYPE_HOST) {
     // Mirrored host memory is the worker's to copy; pinned memory that it does not have is ours, whatever it is called.
     const uint64_t address = side.type == CU_MEMORYTYPE_HOST ? value_of(side.host) : side.device;
@@ -154,6 +154,138 @@ CUresult handle_cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D* pCopy, CUstream hStream)
   if (!pCopy) return CUDA_ERROR_INVALID_VALUE;
   CUDA_MEMCPY3D copy = from_2d(*pCopy);
   return copy_box(&copy, hStream, Wait::kNo);
+}
+
+// Under unified addressing the driver knows where every pointer lies; the contexts say nothing more, and may be NULL
+// (580.159.04).
+CUresult copy_peer(const CUDA_MEMCPY3D_PEER* given, CUstream stream, Wait wait) {
+  if (!given) return CUDA_ERROR_INVALID_VALUE;
+  for (CUcontext context : {given->srcContext, given->dstContext}) {
+    if (context && !state().contexts.find(value_of(context))) return CUDA_ERROR_INVALID_CONTEXT;
+  }
+  CUDA_MEMCPY3D copy{};
+  copy.srcXInBytes = given->srcXInBytes;
+  copy.srcY = given->srcY;
+  copy.srcZ = given->srcZ;
+  copy.srcLOD = given->srcLOD;
+  copy.srcMemoryType = given->srcMemoryType;
+  copy.srcHost = given->srcHost;
+  copy.srcDevice = given->srcDevice;
+  copy.srcArray = given->srcArray;
+  copy.srcPitch = given->srcPitch;
+  copy.srcHeight = given->srcHeight;
+  copy.dstXInBytes = given->dstXInBytes;
+  copy.dstY = given->dstY;
+  copy.dstZ = given->dstZ;
+  copy.dstLOD = given->dstLOD;
+  copy.dstMemoryType = given->dstMemoryType;
+  copy.dstHost = given->dstHost;
+  copy.dstDevice = given->dstDevice;
+  copy.dstArray = given->dstArray;
+  copy.dstPitch = given->dstPitch;
+  copy.dstHeight = given->dstHeight;
+  copy.WidthInBytes = given->WidthInBytes;
+  copy.Height = given->Height;
+  copy.Depth = given->Depth;
+  return copy_box(&copy, stream, wait);
+}
+
+CUresult handle_cuMemcpy3DPeer(const CUDA_MEMCPY3D_PEER* pCopy) noexcept { return copy_peer(pCopy, default_stream(), Wait::kYes); }
+CUresult handle_cuMemcpy3DPeerAsync(const CUDA_MEMCPY3D_PEER* pCopy, CUstream hStream) noexcept {
+  return copy_peer(pCopy, hStream, Wait::kNo);
+}
+
+namespace {
+
+size_t format_bytes(CUarray_format format) {
+  switch (format) {
+    case CU_AD_FORMAT_UNSIGNED_INT8:
+    case CU_AD_FORMAT_SIGNED_INT8: return 1;
+    case CU_AD_FORMAT_UNSIGNED_INT16:
+    case CU_AD_FORMAT_SIGNED_INT16:
+    case CU_AD_FORMAT_HALF: return 2;
+    case CU_AD_FORMAT_UNSIGNED_INT32:
+    case CU_AD_FORMAT_SIGNED_INT32:
+    case CU_AD_FORMAT_FLOAT: return 4;
+    default: return 0;
+  }
+}
+
+// Extents, rows and offsets of a batch are counted in elements: an array's, or bytes between plain memory (cuda.h 13.0).
+CUresult element_bytes(const CUDA_MEMCPY3D_BATCH_OP& operation, size_t* bytes) {
+  *bytes = 1;
+  for (const CUmemcpy3DOperand* operand : {&operation.src, &operation.dst}) {
+    if (operand->type == CU_MEMCPY_OPERAND_TYPE_POINTER) continue;
+    if (operand->type != CU_MEMCPY_OPERAND_TYPE_ARRAY) return CUDA_ERROR_INVALID_VALUE;
+    CUDA_ARRAY3D_DESCRIPTOR description{};
+    CUresult result = remote_cuArray3DGetDescriptor_v2(&description, operand->op.array.array);
+    if (result != CUDA_SUCCESS) return result;
+    const size_t size = format_bytes(description.Format) * description.NumChannels;
+    if (size == 0) return CUDA_ERROR_NOT_SUPPORTED;
+    if (*bytes != 1 && *bytes != size) return CUDA_ERROR_INVALID_VALUE;
+    *bytes = size;
+  }
+  return CUDA_SUCCESS;
+}
+
+CUresult as_box(const CUDA_MEMCPY3D_BATCH_OP& operation, CUDA_MEMCPY3D* copy) {
+  const CUextent3D& extent = operation.extent;
+  if (extent.width == 0 || extent.height == 0 || extent.depth == 0) return CUDA_ERROR_INVALID_VALUE;
+  size_t unit;
+  if (CUresult result = element_bytes(operation, &unit); result != CUDA_SUCCESS) return result;
+  *copy = {};
+  copy->WidthInBytes = extent.width * unit;
+  copy->Height = extent.height;
+  copy->Depth = extent.depth;
+  if (operation.src.type == CU_MEMCPY_OPERAND_TYPE_ARRAY) {
+    const auto& side = operation.src.op.array;
+    copy->srcMemoryType = CU_MEMORYTYPE_ARRAY;
+    copy->srcArray = side.array;
+    copy->srcXInBytes = side.offset.x * unit;
+    copy->srcY = side.offset.y;
+    copy->srcZ = side.offset.z;
+  } else {
+    const auto& side = operation.src.op.ptr;
+    copy->srcMemoryType = CU_MEMORYTYPE_UNIFIED;
+    copy->srcDevice = side.ptr;
+    copy->srcPitch = side.rowLength * unit;
+    copy->srcHeight = side.layerHeight;
+  }
+  if (operation.dst.type == CU_MEMCPY_OPERAND_TYPE_ARRAY) {
+    const auto& side = operation.dst.op.array;
+    copy->dstMemoryType = CU_MEMORYTYPE_ARRAY;
+    copy->dstArray = side.array;
+    copy->dstXInBytes = side.offset.x * unit;
+    copy->dstY = side.offset.y;
+    copy->dstZ = side.offset.z;
+  } else {
+    const auto& side = operation.dst.op.ptr;
+    copy->dstMemoryType = CU_MEMORYTYPE_UNIFIED;
+    copy->dstDevice = side.ptr;
+    copy->dstPitch = side.rowLength * unit;
+    copy->dstHeight = side.layerHeight;
+  }
+  return CUDA_SUCCESS;
+}
+
+}  // namespace
+
+CUresult handle_cuMemcpy3DBatchAsync_v2(size_t numOps, CUDA_MEMCPY3D_BATCH_OP* opList, unsigned long long flags,
+                                        CUstream hStream) noexcept {
+  if (numOps == 0 || !opList || flags != 0) return CUDA_ERROR_INVALID_VALUE;
+  if (!hStream || hStream == CU_STREAM_LEGACY) return CUDA_ERROR_INVALID_VALUE;
+  for (size_t i = 0; i < numOps; ++i) {
+    CUDA_MEMCPY3D copy;
+    if (CUresult result = as_box(opList[i], &copy); result != CUDA_SUCCESS) return result;
+    if (CUresult result = copy_box(&copy, hStream, Wait::kNo); result != CUDA_SUCCESS) return result;
+  }
+  return CUDA_SUCCESS;
+}
+
+CUresult handle_cuMemcpy3DBatchAsync(size_t numOps, CUDA_MEMCPY3D_BATCH_OP* opList, size_t* failIdx, unsigned long long flags,
+                                     CUstream hStream) noexcept {
+  if (failIdx) *failIdx = SIZE_MAX;  // "no particular copy failed"
+  return handle_cuMemcpy3DBatchAsync_v2(numOps, opList, flags, hStream);
 }
 
 CUresult handle_cuMemcpyHtoA_v2(CUarray dstArray, size_t dstOffset, const void* srcHost, size_t ByteCount) noexcept {

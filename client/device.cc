@@ -139,7 +139,8 @@ CUresult handle_cuDeviceComputeCapability(int* major, int* minor, CUdevice dev) 
 
 CUresult handle_cuDeviceGetPCIBusId(char* pciBusId, int len, CUdevice dev) noexcept {
   if (CUresult why = Session::questions_gate(); why != CUDA_SUCCESS) return why;
-  if (!pciBusId || len <= 0) return CUDA_ERROR_INVALID_VALUE;
+  constexpr int kLength = 13;  // "0000:00:00.0" and its end: nothing shorter will do (580.159.04)
+  if (!pciBusId || len < kLength) return CUDA_ERROR_INVALID_VALUE;
   const DeviceSnapshot* device = device_snapshot(dev);
   if (!device) return CUDA_ERROR_INVALID_DEVICE;
   std::snprintf(pciBusId, size_t(len), "%04X:%02X:%02X.0", device->pci_domain, device->pci_bus, device->pci_device);

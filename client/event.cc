@@ -50,7 +50,7 @@ CUresult handle_cuEventSynchronize(CUevent hEvent) noexcept {
 }
 
 CUresult handle_cuEventElapsedTime_v2(float* pMilliseconds, CUevent hStart, CUevent hEnd) noexcept {
-  if (!pMilliseconds) return CUDA_ERROR_INVALID_VALUE;
+  if (!pMilliseconds) return CUDA_ERROR_INVALID_HANDLE;  // so says 580.159.04
   Event* start = state().events.find(value_of(hStart));
   Event* end = state().events.find(value_of(hEnd));
   if (!start || !end || ((start->flags | end->flags) & CU_EVENT_DISABLE_TIMING)) return CUDA_ERROR_INVALID_HANDLE;

@@ -1,70 +1,31 @@
-// Graphs. The driver on the server keeps them; the client adds what they need of this process: host copies through
+// Whole graphs. The driver on the server keeps them; the client adds what they need of this process: host copies through
 // staging, done around each launch, and host functions.
-#include <algorithm>
-
 #include "api/remote.h"
 #include "client/capture.h"
 #include "client/contexts.h"
 #include "client/copies.h"
-#include "client/functions.h"
-#include "client/launch.h"
+#include "client/graphs.h"
 #include "client/mirrors.h"
+#include "proto/abi/graph_dot.h"
 
 namespace bf::client {
 
-namespace {
-
-// A graph that the worker named (a child, a conditional's body) gets its object when it is first changed here.
-Graph* graph_object(CUgraph graph) {
-  Graph* known = state().graphs.find(value_of(graph));
-  return known ? known : state().graphs.adopt(value_of(graph));
-}
-
-GraphData data_of(CUgraph graph) {
-  Graph* object = state().graphs.find(value_of(graph));
-  return object ? object->data : GraphData{};
-}
-
-// Packs the parameters of a kernel node; the pointers in `node` are not for the wire.
-CUresult pack_node(const CUDA_KERNEL_NODE_PARAMS* node, PackedParameters* packed) {
-  if (!node) return CUDA_ERROR_INVALID_VALUE;
-  const void* code = node->func ? static_cast<const void*>(node->func) : node->kern;
-  Function* function = state().code(code);
-  if (!function) return CUDA_ERROR_INVALID_VALUE;
-  return packed->pack(*function, node->kernelParams, node->extra);
-}
-
-// What a handler here made: the program gets it, and its handle ends with the graph.
-CUresult give_node(Graph& graph, CUgraphNode made, CUgraphNode* node) {
-  graph.nodes.push_back(value_of(made));
-  *node = made;
-  return CUDA_SUCCESS;
-}
-
-// Puts `packed` into the node's own memory. What it holds already stays where it is: the program may have its address.
-void** keep_parameters(GraphNode& node, const void* code, const Function& function, std::span<const std::byte> packed) {
-  std::lock_guard guard(node.lock);
-  if (node.code != code || !std::ranges::equal(node.parameters, packed)) {
-    node.code = code;
-    node.parameters.assign(packed.begin(), packed.end());
-    node.pointers.clear();
-    for (const ParameterInfo& info : function.parameters) node.pointers.push_back(node.parameters.data() + info.offset);
-  }
-  return node.pointers.empty() ? nullptr : node.pointers.data();
-}
-
-}  // namespace
-
 CUresult handle_cuGraphDestroy(CUgraph hGraph) noexcept {
   if (!hGraph) return CUDA_ERROR_INVALID_VALUE;
-  GraphData data;  // its staging goes after the graph
-  std::vector<uint64_t> nodes;
+  GraphData data;  // goes after the graph
+  std::vector<uint64_t> nodes, bodies;
   if (Graph* object = state().graphs.find(value_of(hGraph))) {
     data = std::move(object->data);
     nodes = std::move(object->nodes);
+    bodies = std::move(object->bodies);
+    for (uint64_t body : bodies)
+      if (Graph* inner = state().graphs.find(body)) data.add(std::exchange(inner->data, {}));
   }
   const CUresult result = post_cuGraphDestroy(hGraph);
-  for (uint64_t node : nodes) state().graph_nodes.erase(node);
+  for (uint64_t node : nodes) {
+    if (GraphNode* object = state().graph_nodes.find(node)) data.add(std::exchange(object->data, {}));
+    state().graph_nodes.erase(node);
+  }
   return result;
 }
 
@@ -81,9 +42,12 @@ CUresult handle_cuGraphClone(CUgraph* phGraphClone, CUgraph originalGraph) noexc
 CUresult handle_cuGraphInstantiateWithFlags(CUgraphExec* phGraphExec, CUgraph hGraph, unsigned long long flags) noexcept {
   if (!phGraphExec) return CUDA_ERROR_INVALID_VALUE;
   CUgraphExec made = nullptr;
-  CUresult result = remote_cuGraphInstantiateWithFlags(&made, hGraph, flags);
+  std::span<const std::byte> parts;
+  CUresult result = remote_cuGraphInstantiateWithFlags(&made, hGraph, flags, parts);
   if (result != CUDA_SUCCESS) return result;
-  state().graph_execs.find(value_of(made))->data = data_of(hGraph);
+  GraphExec& exec = *state().graph_execs.find(value_of(made));
+  exec.data = data_of(hGraph);
+  if (!set_parts(exec, parts)) return malformed_reply("cuGraphInstantiateWithFlags");
   *phGraphExec = made;
   return CUDA_SUCCESS;
 }
@@ -101,6 +65,28 @@ CUresult handle_cuGraphInstantiateWithParams(CUgraphExec* phGraphExec, CUgraph h
   return result;
 }
 
+namespace {
+
+// Launches of an executable graph follow one another; so must the copies around them, also in another stream.
+CUresult follow_last_launch(GraphExec& exec, CUstream stream) {
+  if (exec.done && exec.stream != stream) {
+    if (CUresult result = post_cuStreamWaitEvent(stream, exec.done, 0); result != CUDA_SUCCESS) return result;
+  }
+  return copy_graph_inputs(exec, stream);
+}
+
+CUresult mark_launch(GraphExec& exec, CUstream stream) {
+  exec.stream = stream;
+  exec.context = current_context();
+  if (!exec.done) {
+    CUresult result = entry_cuEventCreate(&exec.done, CU_EVENT_DISABLE_TIMING);
+    if (result != CUDA_SUCCESS) return result;
+  }
+  return post_cuEventRecordWithFlags(exec.done, stream, 0);
+}
+
+}  // namespace
+
 CUresult handle_cuGraphLaunch(CUgraphExec hGraphExec, CUstream hStream) noexcept {
   if (CUresult result = need_context(); result != CUDA_SUCCESS) return result;
   GraphExec* exec = state().graph_execs.find(value_of(hGraphExec));
@@ -109,137 +95,59 @@ CUresult handle_cuGraphLaunch(CUgraphExec hGraphExec, CUstream hStream) noexcept
   if (CUresult result = check_legacy(hStream); result != CUDA_SUCCESS) return result;
   if (auto capture = capture_of(hStream)) {  // becomes a child graph: its needs are the new graph's
     CUresult result = post_cuGraphLaunch(hGraphExec, hStream);
-    if (result == CUDA_SUCCESS) capture_add(*capture, exec->data);
+    if (result == CUDA_SUCCESS) {
+      GraphData data = exec->data;
+      for (const StagedCopy& copy : exec->copies) data.staging.push_back(copy.staging);
+      capture_add(*capture, data);
+    }
     return result;
   }
   if (CUresult result = publish_changes(hStream); result != CUDA_SUCCESS) return result;
-  if (CUresult result = copy_graph_inputs(exec->data, hStream); result != CUDA_SUCCESS) return result;
+  const bool needs_us = !exec->copies.empty() || !exec->data.user_objects.empty();
+  if (needs_us) {
+    if (CUresult result = follow_last_launch(*exec, hStream); result != CUDA_SUCCESS) return result;
+  }
   if (CUresult result = post_cuGraphLaunch(hGraphExec, hStream); result != CUDA_SUCCESS) return result;
   if (!exec->data.callbacks.empty()) Session::get()->callbacks().graph_launched();
-  return copy_graph_outputs(exec->data, hStream);
+  if (!needs_us) return CUDA_SUCCESS;
+  if (CUresult result = copy_graph_outputs(*exec, hStream); result != CUDA_SUCCESS) return result;
+  return mark_launch(*exec, hStream);
 }
 
 CUresult handle_cuGraphExecDestroy(CUgraphExec hGraphExec) noexcept {
   GraphExec* exec = state().graph_execs.find(value_of(hGraphExec));
   if (!exec) return CUDA_ERROR_INVALID_VALUE;
-  GraphData data = std::move(exec->data);
+  let_go_after_run(*exec);
   return post_cuGraphExecDestroy(hGraphExec);
 }
 
 CUresult handle_cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph, CUgraphExecUpdateResultInfo* resultInfo) noexcept {
   GraphExec* exec = state().graph_execs.find(value_of(hGraphExec));
-  if (!exec || !resultInfo) return CUDA_ERROR_INVALID_VALUE;
-  CUresult result = remote_cuGraphExecUpdate_v2(hGraphExec, hGraph, resultInfo);
-  if (result == CUDA_SUCCESS) exec->data = data_of(hGraph);
+  if (!exec) return CUDA_ERROR_INVALID_VALUE;
+  CUgraphExecUpdateResultInfo unasked;
+  if (!resultInfo) resultInfo = &unasked;
+  std::span<const std::byte> parts;
+  CUresult result = remote_cuGraphExecUpdate_v2(hGraphExec, hGraph, resultInfo, parts);
+  if (result != CUDA_SUCCESS) return result;
+  exec->data = data_of(hGraph);
+  return set_parts(*exec, parts) ? CUDA_SUCCESS : malformed_reply("cuGraphExecUpdate_v2");
+}
+
+// On this machine: the driver would write the file on the server.
+CUresult handle_cuGraphDebugDotPrint(CUgraph hGraph, const char* path, unsigned int flags) noexcept {
+  const abi::GraphQuestions ask{remote_cuGraphGetNodes,           remote_cuGraphGetEdges_v2,
+                                remote_cuGraphNodeGetType,        remote_cuGraphChildGraphNodeGetGraph,
+                                handle_cuGraphKernelNodeGetParams_v2, handle_cuGraphMemcpyNodeGetParams,
+                                remote_cuGraphMemsetNodeGetParams, handle_cuFuncGetName};
+  return abi::print_graph(ask, hGraph, path, flags);
+}
+
+CUresult handle_cuGraphNodeSetEnabled(CUgraphExec hGraphExec, CUgraphNode hNode, unsigned int isEnabled) noexcept {
+  CUresult result = remote_cuGraphNodeSetEnabled(hGraphExec, hNode, isEnabled);
+  if (GraphExec* exec = state().graph_execs.find(value_of(hGraphExec)); exec && result == CUDA_SUCCESS && !isEnabled) {
+    exec->skips_nodes = true;
+  }
   return result;
-}
-
-// --- Nodes ---------------------------------------------------------------------------------------------------------------------
-
-CUresult handle_cuGraphAddKernelNode_v2(CUgraphNode* phGraphNode, CUgraph hGraph, const CUgraphNode* dependencies,
-                                        size_t numDependencies, const CUDA_KERNEL_NODE_PARAMS* nodeParams) noexcept {
-  if (!phGraphNode) return CUDA_ERROR_INVALID_VALUE;
-  Graph* graph = graph_object(hGraph);
-  if (!graph) return CUDA_ERROR_INVALID_VALUE;
-  PackedParameters packed;
-  if (CUresult result = pack_node(nodeParams, &packed); result != CUDA_SUCCESS) return result;
-  CUgraphNode made = nullptr;
-  CUresult result = remote_cuGraphAddKernelNode_v2(&made, hGraph, dependencies, numDependencies, nodeParams, packed.bytes());
-  return result == CUDA_SUCCESS ? give_node(*graph, made, phGraphNode) : result;
-}
-
-CUresult handle_cuGraphKernelNodeGetParams_v2(CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS* nodeParams) noexcept {
-  if (!nodeParams) return CUDA_ERROR_INVALID_VALUE;
-  CUDA_KERNEL_NODE_PARAMS found{};
-  std::span<const std::byte> packed;
-  if (CUresult result = remote_cuGraphKernelNodeGetParams_v2(hNode, &found, packed); result != CUDA_SUCCESS) return result;
-  // The driver tells a function also for a node that was made from a kernel, and perhaps a kernel for a function: of
-  // the two at least one is what the program used.
-  if (!state().kernels.find(value_of(found.kern))) found.kern = nullptr;
-  const void* code = found.kern ? static_cast<const void*>(found.kern) : found.func;
-  const Function* function = state().code(code);
-  if (!function) return CUDA_ERROR_INVALID_HANDLE;
-  if (packed.size() != function->parameter_bytes) return malformed_reply("cuGraphKernelNodeGetParams_v2");
-  const uint64_t value = value_of(hNode);
-  GraphNode* node = state().graph_nodes.find(value);
-  if (!node) node = state().graph_nodes.adopt(value);
-  if (!node) return CUDA_ERROR_INVALID_VALUE;
-  found.kernelParams = keep_parameters(*node, code, *function, packed);
-  if (found.func && !state().code(found.func)) {
-    std::optional<CurrentContext> current;
-    if (found.ctx) current.emplace(value_of(found.ctx));
-    if (CUresult result = function_of_kernel(found.kern, &found.func); result != CUDA_SUCCESS) return result;
-  }
-  *nodeParams = found;
-  return CUDA_SUCCESS;
-}
-
-CUresult handle_cuGraphKernelNodeSetParams_v2(CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS* nodeParams) noexcept {
-  PackedParameters packed;
-  if (CUresult result = pack_node(nodeParams, &packed); result != CUDA_SUCCESS) return result;
-  return remote_cuGraphKernelNodeSetParams_v2(hNode, nodeParams, packed.bytes());
-}
-
-CUresult handle_cuGraphExecKernelNodeSetParams_v2(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                                  const CUDA_KERNEL_NODE_PARAMS* nodeParams) noexcept {
-  PackedParameters packed;
-  if (CUresult result = pack_node(nodeParams, &packed); result != CUDA_SUCCESS) return result;
-  return remote_cuGraphExecKernelNodeSetParams_v2(hGraphExec, hNode, nodeParams, packed.bytes());
-}
-
-CUresult handle_cuGraphAddMemcpyNode(CUgraphNode* phGraphNode, CUgraph hGraph, const CUgraphNode* dependencies,
-                                     size_t numDependencies, const CUDA_MEMCPY3D* copyParams, CUcontext ctx) noexcept {
-  if (!phGraphNode || !copyParams) return CUDA_ERROR_INVALID_VALUE;
-  Graph* graph = graph_object(hGraph);
-  if (!graph) return CUDA_ERROR_INVALID_VALUE;
-  Box box;
-  if (CUresult result = make_box(*copyParams, &box); result != CUDA_SUCCESS) return result;
-  if (box.from_host && box.to_host) return CUDA_ERROR_NOT_SUPPORTED;
-  HostCopy copy;
-  if (box.from_host || box.to_host) {
-    copy.host = box.from_host ? box.source : box.destination;
-    copy.to_device = box.from_host;
-    CUresult result;
-    std::optional<CurrentContext> current;
-    if (ctx) current.emplace(value_of(ctx));
-    copy.staging = make_staging(copy.host.bytes(), &result);
-    if (!copy.staging) return result;
-    put_staging(box.copy, box.from_host, copy.staging->address);
-  }
-  CUgraphNode made = nullptr;
-  CUresult result = remote_cuGraphAddMemcpyNode(&made, hGraph, dependencies, numDependencies, &box.copy, ctx);
-  if (result != CUDA_SUCCESS) return result;
-  if (copy.staging) graph->data.copies.push_back(std::move(copy));
-  return give_node(*graph, made, phGraphNode);
-}
-
-CUresult handle_cuGraphAddHostNode(CUgraphNode* phGraphNode, CUgraph hGraph, const CUgraphNode* dependencies,
-                                   size_t numDependencies, const CUDA_HOST_NODE_PARAMS* nodeParams) noexcept {
-  if (!phGraphNode || !nodeParams || !nodeParams->fn) return CUDA_ERROR_INVALID_VALUE;
-  Graph* graph = graph_object(hGraph);
-  if (!graph) return CUDA_ERROR_INVALID_VALUE;
-  Callbacks::Function function;
-  function.function = nodeParams->fn;
-  function.user = nodeParams->userData;
-  function.repeats = true;
-  auto callback = std::make_shared<GraphCallback>(Session::get()->callbacks().add(function));
-  CUgraphNode made = nullptr;
-  CUresult result = remote_cuGraphAddHostNode(&made, hGraph, dependencies, numDependencies, nullptr, callback->id);
-  if (result != CUDA_SUCCESS) return result;
-  graph->data.callbacks.push_back(std::move(callback));
-  return give_node(*graph, made, phGraphNode);
-}
-
-CUresult handle_cuGraphAddChildGraphNode(CUgraphNode* phGraphNode, CUgraph hGraph, const CUgraphNode* dependencies,
-                                         size_t numDependencies, CUgraph childGraph) noexcept {
-  if (!phGraphNode) return CUDA_ERROR_INVALID_VALUE;
-  Graph* graph = graph_object(hGraph);
-  if (!graph) return CUDA_ERROR_INVALID_VALUE;
-  CUgraphNode made = nullptr;
-  CUresult result = remote_cuGraphAddChildGraphNode(&made, hGraph, dependencies, numDependencies, childGraph);
-  if (result != CUDA_SUCCESS) return result;
-  graph->data.add(data_of(childGraph));
-  return give_node(*graph, made, phGraphNode);
 }
 
 }  // namespace bf::client

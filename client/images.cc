@@ -25,19 +25,15 @@ struct Parcel {
   }
 };
 
-bool same_capability(const std::vector<DeviceSnapshot>& devices) {
-  return std::all_of(devices.begin(), devices.end(), [&](const DeviceSnapshot& device) {
-    return device.compute_major == devices[0].compute_major && device.compute_minor == devices[0].compute_minor;
-  });
-}
-
 CUresult make_parcel(const abi::Image& image, Parcel* parcel) {
   parcel->parts = {image.bytes};
   const auto& devices = Session::get()->snapshot().devices;
-  if (image.kind != abi::ImageKind::kFatbin || devices.empty() || !same_capability(devices)) return CUDA_SUCCESS;
+  if (image.kind != abi::ImageKind::kFatbin || devices.empty()) return CUDA_SUCCESS;
   auto fatbin = abi::Fatbin::parse(image.bytes);
   if (!fatbin.ok()) return CUDA_ERROR_INVALID_IMAGE;
-  auto selection = abi::select_entries(*fatbin, int(devices[0].compute_major), int(devices[0].compute_minor));
+  std::vector<std::pair<int, int>> capabilities;
+  for (const DeviceSnapshot& device : devices) capabilities.emplace_back(int(device.compute_major), int(device.compute_minor));
+  auto selection = abi::select_entries(*fatbin, capabilities);
   if (selection.empty()) return CUDA_ERROR_NO_BINARY_FOR_GPU;
   parcel->header = selection.header;
   parcel->parts = std::move(selection.parts);
@@ -76,6 +72,17 @@ std::mutex& upload_order() {
   return *mutex;
 }
 
+CUresult send(const Parcel& parcel, Sha256* name) {
+  // The server's salt in front: only who has the bytes can name them there (server/image_cache.h).
+  auto salted = parcel.parts;
+  salted.insert(salted.begin(), std::as_bytes(std::span(Session::get()->snapshot().image_salt)));
+  *name = sha256(salted);
+  std::lock_guard guard(upload_order());
+  uint32_t present = 0;
+  if (CUresult result = remote_bfImageProbe(*name, present); result != CUDA_SUCCESS) return result;
+  return present ? CUDA_SUCCESS : put(parcel, *name);
+}
+
 }  // namespace
 
 CUresult send_image(const void* address, Loader loader, Sha256* name) {
@@ -83,11 +90,13 @@ CUresult send_image(const void* address, Loader loader, Sha256* name) {
   if (!image.ok() || (image->wrapped && loader == Loader::kModule)) return CUDA_ERROR_INVALID_IMAGE;
   Parcel parcel;
   if (CUresult result = make_parcel(*image, &parcel); result != CUDA_SUCCESS) return result;
-  *name = sha256(parcel.parts);
-  std::lock_guard guard(upload_order());
-  uint32_t present = 0;
-  if (CUresult result = remote_bfImageProbe(*name, present); result != CUDA_SUCCESS) return result;
-  return present ? CUDA_SUCCESS : put(parcel, *name);
+  return send(parcel, name);
+}
+
+CUresult send_bytes(std::span<const std::byte> bytes, Sha256* name) {
+  Parcel parcel;
+  parcel.parts = {bytes};
+  return send(parcel, name);
 }
 
 }  // namespace bf::client

@@ -11,5 +11,7 @@ enum class Loader { kModule, kLibrary };  // a fatbin wrapper is an image for th
 
 // Makes sure the worker has the image; gives its name. INVALID_IMAGE for what is no image.
 CUresult send_image(const void* image, Loader loader, Sha256* name);
+// The same for bytes of any form: what a link takes.
+CUresult send_bytes(std::span<const std::byte> bytes, Sha256* name);
 
 }  // namespace bf::client

@@ -7,6 +7,7 @@
 #include "client/capture.h"
 #include "client/contexts.h"
 #include "client/functions.h"
+#include "client/graphs.h"
 #include "client/mirrors.h"
 
 namespace bf::client {
@@ -104,6 +105,22 @@ CUresult check_cooperative(int device, CUfunction f, const Shape& shape) {
   return wanted > resident ? CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE : CUDA_SUCCESS;
 }
 
+// What the driver says of clusters before it launches (580.159.04).
+CUresult check_attributes(const CUlaunchConfig& config, int device, const Function& function) {
+  for (unsigned i = 0; i < config.numAttrs; ++i) {
+    const CUlaunchAttribute& attribute = config.attrs[i];
+    if (unsigned(attribute.id) >= CU_LAUNCH_ATTRIBUTE_MAX) return CUDA_ERROR_INVALID_VALUE;
+    if (attribute.id != CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) continue;
+    const auto& cluster = attribute.value.clusterDim;
+    if (cluster.x == 0 || cluster.y == 0 || cluster.z == 0) return CUDA_ERROR_INVALID_CLUSTER_SIZE;
+    if (config.gridDimX % cluster.x || config.gridDimY % cluster.y || config.gridDimZ % cluster.z) return CUDA_ERROR_INVALID_CLUSTER_SIZE;
+    const bool supported = device_attribute(device, CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH) != 0;
+    const uint64_t most = !supported ? 1 : function.attribute(CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED) ? 16 : 8;
+    if (uint64_t{cluster.x} * cluster.y * cluster.z > most) return CUDA_ERROR_INVALID_CLUSTER_SIZE;
+  }
+  return CUDA_SUCCESS;
+}
+
 CUresult check_launch(CUfunction f, const Shape& shape, CUstream stream, bool cooperative, Function** function) {
   Context* context;
   if (CUresult result = need_context(&context); result != CUDA_SUCCESS) return result;
@@ -117,17 +134,30 @@ CUresult check_launch(CUfunction f, const Shape& shape, CUstream stream, bool co
 
 }  // namespace
 
+// A launch that is refused ends the capture of its stream.
+static CUresult refused(CUstream stream, CUresult why) {
+  if (auto capture = capture_of(stream)) capture->broken.store(true, std::memory_order_release);
+  return why;
+}
+
+// CUDA_LAUNCH_BLOCKING: the launch returns when its kernel has run, with the error it made.
+static CUresult launched(CUstream stream, CUresult posted) {
+  Session& session = *Session::get();
+  if (!session.launch_blocking() || posted != CUDA_SUCCESS || capture_of(stream)) [[likely]] return posted;
+  return session.take_async_error(remote_cuStreamSynchronize(stream));
+}
+
 CUresult handle_cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY, unsigned int gridDimZ,
                                unsigned int blockDimX, unsigned int blockDimY, unsigned int blockDimZ,
                                unsigned int sharedMemBytes, CUstream hStream, void** kernelParams, void** extra) noexcept {
   Function* function;
   Shape shape{{gridDimX, gridDimY, gridDimZ}, {blockDimX, blockDimY, blockDimZ}, sharedMemBytes};
-  if (CUresult result = check_launch(f, shape, hStream, false, &function); result != CUDA_SUCCESS) return result;
+  if (CUresult result = check_launch(f, shape, hStream, false, &function); result != CUDA_SUCCESS) return refused(hStream, result);
   PackedParameters packed;
   if (CUresult result = packed.pack(*function, kernelParams, extra); result != CUDA_SUCCESS) return result;
   if (CUresult result = publish_changes(hStream); result != CUDA_SUCCESS) return result;
-  return post_cuLaunchKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes, hStream,
-                             nullptr, nullptr, packed.bytes());
+  return launched(hStream, post_cuLaunchKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes,
+                                               hStream, nullptr, nullptr, packed.bytes()));
 }
 
 CUresult handle_cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY, unsigned int gridDimZ,
@@ -135,12 +165,12 @@ CUresult handle_cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, u
                                           unsigned int sharedMemBytes, CUstream hStream, void** kernelParams) noexcept {
   Function* function;
   Shape shape{{gridDimX, gridDimY, gridDimZ}, {blockDimX, blockDimY, blockDimZ}, sharedMemBytes};
-  if (CUresult result = check_launch(f, shape, hStream, true, &function); result != CUDA_SUCCESS) return result;
+  if (CUresult result = check_launch(f, shape, hStream, true, &function); result != CUDA_SUCCESS) return refused(hStream, result);
   PackedParameters packed;
   if (CUresult result = packed.pack(*function, kernelParams, nullptr); result != CUDA_SUCCESS) return result;
   if (CUresult result = publish_changes(hStream); result != CUDA_SUCCESS) return result;
-  return post_cuLaunchCooperativeKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes,
-                                        hStream, nullptr, packed.bytes());
+  return launched(hStream, post_cuLaunchCooperativeKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ,
+                                                          sharedMemBytes, hStream, nullptr, packed.bytes()));
 }
 
 CUresult handle_cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction f, void** kernelParams, void** extra) noexcept {
@@ -155,12 +185,13 @@ CUresult handle_cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction f, voi
               {config->blockDimX, config->blockDimY, config->blockDimZ},
               config->sharedMemBytes};
   CUresult result = check_launch(f, shape, config->hStream, cooperative, &function);
-  if (result != CUDA_SUCCESS) return result;
+  if (result == CUDA_SUCCESS) result = check_attributes(*config, state().contexts.find(current_context())->device, *function);
+  if (result != CUDA_SUCCESS) return refused(config->hStream, result);
   PackedParameters packed;
   if (result = packed.pack(*function, kernelParams, extra); result != CUDA_SUCCESS) return result;
   if (result = publish_changes(config->hStream); result != CUDA_SUCCESS) return result;
-  return post_cuLaunchKernelEx(config, f, nullptr, nullptr, packed.bytes(),
-                               std::as_bytes(std::span(config->attrs, config->numAttrs)));
+  return launched(config->hStream, post_cuLaunchKernelEx(config, f, nullptr, nullptr, packed.bytes(),
+                                                         std::as_bytes(std::span(config->attrs, config->numAttrs))));
 }
 
 // --- Host functions --------------------------------------------------------------------------------------------------------
@@ -181,7 +212,7 @@ CUresult handle_cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void* userData) 
   if (result != CUDA_SUCCESS) {
     callbacks.remove(id);
   } else if (capture) {
-    capture_add(*capture, std::make_shared<GraphCallback>(id));
+    capture_add(*capture, keep_callback(id));
   }
   return result;
 }

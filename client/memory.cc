@@ -70,9 +70,10 @@ CUresult handle_cuMemGetAddressRange_v2(CUdeviceptr* pbase, size_t* psize, CUdev
 }
 
 CUresult handle_cuMemAllocAsync(CUdeviceptr* dptr, size_t bytesize, CUstream hStream) noexcept {
-  if (!dptr || bytesize == 0) return CUDA_ERROR_INVALID_VALUE;
+  if (!dptr) return CUDA_ERROR_INVALID_VALUE;
   if (CUresult result = need_context(); result != CUDA_SUCCESS) return result;
   if (CUresult result = need_stream(hStream); result != CUDA_SUCCESS) return result;
+  if (bytesize == 0) return *dptr = 0, CUDA_SUCCESS;
   CUdeviceptr address = 0;
   if (CUresult result = remote_cuMemAllocAsync(&address, bytesize, hStream); result != CUDA_SUCCESS) return result;
   remember(address, bytesize);
@@ -81,9 +82,10 @@ CUresult handle_cuMemAllocAsync(CUdeviceptr* dptr, size_t bytesize, CUstream hSt
 }
 
 CUresult handle_cuMemAllocFromPoolAsync(CUdeviceptr* dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream) noexcept {
-  if (!dptr || bytesize == 0) return CUDA_ERROR_INVALID_VALUE;
+  if (!dptr || !pool) return CUDA_ERROR_INVALID_VALUE;
   if (CUresult result = need_context(); result != CUDA_SUCCESS) return result;
   if (CUresult result = need_stream(hStream); result != CUDA_SUCCESS) return result;
+  if (bytesize == 0) return *dptr = 0, CUDA_SUCCESS;
   CUdeviceptr address = 0;
   CUresult result = remote_cuMemAllocFromPoolAsync(&address, bytesize, pool, hStream);
   if (result != CUDA_SUCCESS) return result;
@@ -95,6 +97,7 @@ CUresult handle_cuMemAllocFromPoolAsync(CUdeviceptr* dptr, size_t bytesize, CUme
 CUresult handle_cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream) noexcept {
   if (CUresult result = need_context(); result != CUDA_SUCCESS) return result;
   if (CUresult result = need_stream(hStream); result != CUDA_SUCCESS) return result;
+  if (dptr == 0) return CUDA_SUCCESS;
   auto range = state().ranges.find(dptr);
   if (!range || range->base != dptr || range->kind != Range::Kind::kDevice || !range->owned) return CUDA_ERROR_INVALID_VALUE;
   if (!capture_of(hStream)) state().ranges.remove(dptr, Range::Kind::kDevice);  // a graph frees it at each launch

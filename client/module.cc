@@ -57,7 +57,7 @@ CUresult handle_cuModuleUnload(CUmodule hmod) noexcept {
 }
 
 CUresult handle_cuModuleGetFunction(CUfunction* hfunc, CUmodule hmod, const char* name) noexcept {
-  if (!hfunc || !name) return CUDA_ERROR_INVALID_VALUE;
+  if (!hfunc || !name || !*name) return CUDA_ERROR_INVALID_VALUE;
   if (CUresult result = need_context(); result != CUDA_SUCCESS) return result;
   Module* module = state().modules.find(value_of(hmod));
   if (!module) return CUDA_ERROR_INVALID_HANDLE;

@@ -1,4 +1,5 @@
 // Version and lookup: answered before cuInit, too.
+#include "base/cuda_environment.h"
 #include "proto/abi/procaddr.h"
 
 #include "api/remote.h"
@@ -27,7 +28,7 @@ CUresult handle_cuDriverGetVersion(int* driverVersion) noexcept {
 
 CUresult handle_cuModuleGetLoadingMode(CUmoduleLoadingMode* mode) noexcept {
   if (!mode) return CUDA_ERROR_INVALID_VALUE;
-  *mode = CU_MODULE_LAZY_LOADING;
+  *mode = CudaEnvironment::read().eager_loading ? CU_MODULE_EAGER_LOADING : CU_MODULE_LAZY_LOADING;
   return CUDA_SUCCESS;
 }
 

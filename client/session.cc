@@ -99,19 +99,25 @@ CUresult Session::start() {
     return result;
   };
 
+  const CudaEnvironment cuda = CudaEnvironment::read();
+  bool device_twice = false;
   auto attached = [&]() -> Result<Attached> {
-    if (link_factory()) return link_factory()();
+    if (link_factory()) return link_factory()(&device_twice);
     auto settings = AttachSettings::from_environment();
     if (!settings.ok()) return settings.status();
     if (settings->server.empty()) return Status(StatusCode::kImpossible, "no server is named; start the program with bfrun");
-    return attach(*settings);
+    settings->cuda = cuda;
+    return attach(*settings, &device_twice);
   }();
   say_choice(attached);
   if (!attached.ok()) {
     bool none = attached.status().code() == StatusCode::kImpossible;
-    return fail(attached.status(), none ? CUDA_ERROR_NO_DEVICE : CUDA_ERROR_DEVICE_UNAVAILABLE);
+    return fail(attached.status(), device_twice ? CUDA_ERROR_INVALID_DEVICE
+                                   : none       ? CUDA_ERROR_NO_DEVICE
+                                                : CUDA_ERROR_DEVICE_UNAVAILABLE);
   }
   auto* session = new Session(std::move(*attached));
+  session->launch_blocking_ = cuda.launch_blocking;
   if (Status status = session->run(); !status.ok()) return fail(status, CUDA_ERROR_OPERATING_SYSTEM);
   instance_.store(session, std::memory_order_release);
   std::span<const std::byte> snapshot;

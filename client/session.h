@@ -56,6 +56,8 @@ class Session {
   // The session, or nullptr before start() succeeded. Valid forever once made, also when lost.
   static Session* get() { return instance_.load(std::memory_order_acquire); }
 
+  // CUDA_LAUNCH_BLOCKING: a launch waits for its kernel.
+  bool launch_blocking() const { return launch_blocking_; }
   const SessionSnapshot& snapshot() const { return snapshot_; }
   Landing& landing() { return landing_; }
   Callbacks& callbacks() { return callbacks_; }
@@ -113,6 +115,7 @@ class Session {
   std::unique_ptr<transport::Link> link_;
   std::vector<int> sockets_;
   SessionSnapshot snapshot_;
+  bool launch_blocking_ = false;
   Landing landing_;
   CallStream stream_;
   Callbacks callbacks_;

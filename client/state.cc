@@ -62,6 +62,8 @@ HandleMakerBase* State::maker(HandleKind kind) {
     case HandleKind::kGraph: return &graphs;
     case HandleKind::kGraphNode: return &graph_nodes;
     case HandleKind::kGraphExec: return &graph_execs;
+    case HandleKind::kUserObject: return &user_objects;
+    case HandleKind::kLinkState: return &links;
     default: return kind > HandleKind::kNone && kind < HandleKind::kCount ? others[size_t(kind)].get() : nullptr;
   }
 }

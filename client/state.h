@@ -10,16 +10,20 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "client/futex.h"
 #include "client/handle_table.h"
 #include "client/ranges.h"
 #include "client/session.h"
+#include "proto/abi/legacy_launch.h"
 #include "proto/api/cuda_api.h"
 #include "proto/session.h"
 
 namespace bf::client {
+
+class JitCall;
 
 inline uint64_t value_of(const void* handle) { return reinterpret_cast<uint64_t>(handle); }
 template <typename H>
@@ -45,18 +49,12 @@ struct Context {
 
 // --- Streams, events, captures (client/capture.h) --------------------------------------------------------------------------
 
-// Device memory that stands for host memory inside a graph. Freed when the last graph that uses it is gone.
+// Memory of the worker that stands for host memory inside a graph. Freed when the last graph that uses it is gone.
 struct Staging {
-  explicit Staging(CUdeviceptr address) : address(address) {}
+  Staging(CUdeviceptr address, const HostLayout& host) : address(address), host(host) {}
   ~Staging();
   const CUdeviceptr address;
-};
-
-// A copy between host memory and staging, done around each launch of the graph.
-struct HostCopy {
-  HostLayout host;
-  std::shared_ptr<Staging> staging;
-  bool to_device = false;
+  const HostLayout host;
 };
 
 // A host function that a graph runs; its id in Callbacks.
@@ -66,10 +64,37 @@ struct GraphCallback {
   const uint64_t id;
 };
 
-// What the client does for a graph, beside the driver. Copied when the graph is instantiated, cloned or nested.
+// The address of memory that an allocation node makes: device memory of the program as long as a graph has the node.
+struct GraphMemory {
+  explicit GraphMemory(CUdeviceptr address) : address(address) {}
+  ~GraphMemory();
+  const CUdeviceptr address;
+};
+
+// An object of the program that graphs keep alive; its destructor runs when nobody refers to it any more.
+struct UserObject {
+  void release(uint64_t count);  // more than there are: all
+  std::atomic<uint64_t> references{0};
+  uint64_t handle = 0;
+  CUhostFn destroy = nullptr;
+  void* data = nullptr;
+};
+
+// What one graph holds of it; copies of the graph share that.
+struct UserReference {
+  UserReference(std::shared_ptr<UserObject> object, uint64_t count) : object(std::move(object)), count(count) {}
+  ~UserReference() { object->release(count); }
+  UserReference(const UserReference&) = delete;
+  const std::shared_ptr<UserObject> object;
+  const uint64_t count;
+};
+
+// What a graph keeps alive in this process. Copied when the graph is cloned, nested or instantiated.
 struct GraphData {
-  std::vector<HostCopy> copies;
+  std::vector<std::shared_ptr<Staging>> staging;
   std::vector<std::shared_ptr<GraphCallback>> callbacks;
+  std::vector<std::shared_ptr<GraphMemory>> memory;
+  std::vector<std::shared_ptr<UserReference>> user_objects;
 
   void add(const GraphData& other);
 };
@@ -77,8 +102,10 @@ struct GraphData {
 struct Capture {
   uint64_t origin = 0;            // stream value
   bool blocking = false;          // the origin stream synchronises with the legacy stream
+  uint64_t graph = 0;             // value of the graph it captures to; 0: a new one
   uint64_t troubles = 0;          // capture errors the session had seen when it began
   std::atomic<bool> ended{false};
+  std::atomic<bool> broken{false};  // by a call that was refused here: the worker's capture goes on
   GraphData data;                 // under the captures' lock
 };
 
@@ -98,18 +125,36 @@ struct Event {
 
 struct Graph {
   GraphData data;
-  std::vector<uint64_t> nodes;  // those that handlers here made: their handles end with the graph's
+  std::vector<uint64_t> nodes;   // those that handlers here made: their handles end with the graph's
+  std::vector<uint64_t> bodies;  // graphs of its conditional nodes
 };
-// What cuGraphKernelNodeGetParams handed out: the program may read it until the node's parameters change or the node is
+
+// What questions about a node handed out: the program may read it until the node's parameters change or the node is
 // gone. Nodes that the worker named keep it until the worker uses the value's slot again.
 struct GraphNode {
   SpinLock lock;  // of everything below
   const void* code = nullptr;
   std::vector<std::byte> parameters;
   std::vector<void*> pointers;
+  std::vector<CUmemAccessDesc> access;
+  std::vector<CUstreamBatchMemOpParams> operations;
+  std::vector<CUgraph> bodies;
+  GraphData data;  // of parameters that were changed after the node was made
 };
+
+// A copy through staging that an executable graph does.
+struct StagedCopy {
+  std::shared_ptr<Staging> staging;
+  uint32_t flags = 0;  // GraphPart::Flags
+};
+
 struct GraphExec {
   GraphData data;
+  std::vector<StagedCopy> copies;
+  bool skips_nodes = false;  // a node was disabled: staging may come back as it was
+  CUstream stream = nullptr;  // of the latest launch ...
+  uint64_t context = 0;       // ... in this context; 0: never launched
+  CUevent done = nullptr;     // recorded behind each launch that has copies
 };
 
 // --- Code ------------------------------------------------------------------------------------------------------------------
@@ -142,6 +187,8 @@ struct Function {
   SpinLock lock;
   std::vector<std::pair<uint64_t, uint64_t>> functions;  // of a kernel: context -> function; under lock
   std::vector<Occupancy> occupancies;                    // under lock
+  std::mutex legacy_mutex;                               // held through a launch
+  std::unique_ptr<abi::LegacyLaunch> legacy;             // of programs that use cuLaunchGrid
 
   int attribute(CUfunction_attribute which) const { return attributes[which].load(std::memory_order_relaxed); }
   void set(const FunctionFacts& facts);
@@ -157,7 +204,36 @@ struct Module {
   std::vector<uint64_t> globals;                            // addresses: ranges to forget with it
 };
 
+// A link in progress (client/link.cc).
+struct Link {
+  std::shared_ptr<JitCall> options;  // the program keeps their values and log buffers until the link is destroyed
+  std::vector<std::byte> image;      // what cuLinkComplete gave out
+};
+
 struct Nothing {};  // kinds the client only names
+
+// Objects that others own, by number.
+template <typename T>
+class SharedById {
+ public:
+  void add(uint64_t id, const std::shared_ptr<T>& object) {
+    std::lock_guard guard(lock_);
+    objects_[id] = object;
+  }
+  void remove(uint64_t id) {
+    std::lock_guard guard(lock_);
+    objects_.erase(id);
+  }
+  std::shared_ptr<T> find(uint64_t id) const {
+    std::lock_guard guard(lock_);
+    auto found = objects_.find(id);
+    return found == objects_.end() ? nullptr : found->second.lock();
+  }
+
+ private:
+  mutable SpinLock lock_;
+  std::unordered_map<uint64_t, std::weak_ptr<T>> objects_;
+};
 
 // --- The tables -------------------------------------------------------------------------------------------------------------
 
@@ -172,8 +248,12 @@ struct State {
   HandleTable<Graph, HandleKind::kGraph> graphs;
   HandleTable<GraphNode, HandleKind::kGraphNode> graph_nodes;
   HandleTable<GraphExec, HandleKind::kGraphExec> graph_execs;
+  HandleTable<std::shared_ptr<UserObject>, HandleKind::kUserObject> user_objects;
+  HandleTable<Link, HandleKind::kLinkState> links;
   std::array<std::unique_ptr<HandleMakerBase>, size_t(HandleKind::kCount)> others;  // the kinds without a table above
   RangeTable ranges;
+  SharedById<Staging> staging;          // by address
+  SharedById<GraphCallback> callbacks;  // by id
   std::atomic<uint64_t> next_stream_id{1};
 
   State();

@@ -44,7 +44,10 @@ CUresult handle_cuStreamCreate(CUstream* phStream, unsigned int Flags) noexcept 
 
 CUresult handle_cuStreamDestroy_v2(CUstream hStream) noexcept {
   if (!state().streams.find(value_of(hStream))) return CUDA_ERROR_INVALID_HANDLE;
-  return post_cuStreamDestroy_v2(hStream);
+  CUresult result = post_cuStreamDestroy_v2(hStream);
+  if (result != CUDA_SUCCESS) return result;
+  result = need_context();  // after a fault the driver says so, and the stream is gone all the same (580.159.04)
+  return result == CUDA_ERROR_INVALID_CONTEXT || result == CUDA_ERROR_CONTEXT_IS_DESTROYED ? CUDA_SUCCESS : result;
 }
 
 CUresult handle_cuStreamSynchronize(CUstream hStream) noexcept {

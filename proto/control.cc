@@ -296,6 +296,9 @@ static void visit(V& v, M& m) {
   v.number(7, m.api_version);
   v.bytes(8, m.nonce, kSecretBytes);
   v.number(9, m.encrypt);
+  v.number(10, m.choose_devices);
+  v.text(11, m.visible_devices, kMessageBytes);
+  v.number(12, m.pci_order);
 }
 
 template <class V, Is<Challenge> M>
@@ -317,6 +320,7 @@ static void visit(V& v, M& m) {
   v.number(16, m.rdma_port);
   v.text(17, m.rdma_address, kIdBytes);
   v.text(18, m.rdma_note, kMessageBytes);
+  v.number(6, m.device_twice);
 }
 
 template <class V, Is<JoinRequest> M>
@@ -451,6 +455,13 @@ static void visit(V& v, M& m) {
   v.number(2, m.status);
   v.number(3, m.watermark);
   v.number(4, m.data_frames);
+  v.bytes(5, m.wanted, limits::kControlBodyBytes);
+}
+
+template <class V, Is<HostData> M>
+static void visit(V& v, M& m) {
+  v.number(1, m.staging);
+  v.number(2, m.offset);
 }
 
 template <class V, Is<WorkerDevice> M>
@@ -459,6 +470,7 @@ static void visit(V& v, M& m) {
   v.number(2, m.limit_bytes);
   v.number(3, m.context_bytes);
   v.text(4, m.uuid, kIdBytes);
+  v.number(5, m.partition);
 }
 
 template <class V, Is<Assign> M>
@@ -474,6 +486,7 @@ static void visit(V& v, M& m) {
   v.text(9, m.program, kNameBytes);
   v.number(10, m.encrypt);
   v.text(11, m.rdma_address, kIdBytes);
+  v.bytes(12, m.image_salt, kSecretBytes);
 }
 
 template <class V, Is<Channel> M>
@@ -545,6 +558,7 @@ BF_CONTROL_CODEC(DataNotice)
 BF_CONTROL_CODEC(AsyncErrorNotice)
 BF_CONTROL_CODEC(PrintNotice)
 BF_CONTROL_CODEC(CallbackNotice)
+BF_CONTROL_CODEC(HostData)
 BF_CONTROL_CODEC(Assign)
 BF_CONTROL_CODEC(Channel)
 BF_CONTROL_CODEC(Ready)

@@ -125,6 +125,9 @@ struct AttachRequest {
   uint32_t api_version = 0;
   std::string nonce;
   bool encrypt = false;
+  bool choose_devices = false;
+  std::string visible_devices;
+  bool pci_order = false;
 };
 struct Challenge {
   std::string nonce;
@@ -140,6 +143,7 @@ struct AttachReply {
   uint32_t rdma_port = 0;
   std::string rdma_address;
   std::string rdma_note;
+  bool device_twice = false;
 };
 struct JoinRequest {
   std::string session_id;
@@ -252,6 +256,11 @@ struct CallbackNotice {
   uint32_t status = 0;
   uint64_t watermark = 0;
   uint64_t data_frames = 0;
+  std::string wanted;  // addresses, 8 little-endian bytes each: staging that the graph reads behind the function
+};
+struct HostData {
+  uint64_t staging = 0;
+  uint64_t offset = 0;
 };
 
 // --- bfserver <-> bfworker (proto/supervise.h carries them) ----------------------------------------------------------
@@ -261,6 +270,7 @@ struct WorkerDevice {
   uint64_t limit_bytes = 0;
   uint64_t context_bytes = 0;
   std::string uuid;
+  uint32_t partition = 0;
 };
 struct Assign {
   std::string session_id;
@@ -274,6 +284,7 @@ struct Assign {
   std::string program;
   bool encrypt = false;
   std::string rdma_address;
+  std::string image_salt;
 };
 struct Channel {
   uint32_t index = 0;
@@ -338,6 +349,7 @@ std::string encode_DataNotice(const DataNotice& message);
 std::string encode_AsyncErrorNotice(const AsyncErrorNotice& message);
 std::string encode_PrintNotice(const PrintNotice& message);
 std::string encode_CallbackNotice(const CallbackNotice& message);
+std::string encode_HostData(const HostData& message);
 std::string encode_Assign(const Assign& message);
 std::string encode_Channel(const Channel& message);
 std::string encode_Ready(const Ready& message);
@@ -374,6 +386,7 @@ Result<DataNotice> decode_DataNotice(Bytes body);
 Result<AsyncErrorNotice> decode_AsyncErrorNotice(Bytes body);
 Result<PrintNotice> decode_PrintNotice(Bytes body);
 Result<CallbackNotice> decode_CallbackNotice(Bytes body);
+Result<HostData> decode_HostData(Bytes body);
 Result<Assign> decode_Assign(Bytes body);
 Result<Channel> decode_Channel(Bytes body);
 Result<Ready> decode_Ready(Bytes body);

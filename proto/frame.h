@@ -48,9 +48,10 @@ enum class Opcode : uint16_t {
   kAsyncError = 33,  // AsyncErrorNotice: a post failed
   kPrint = 34,       // PrintNotice + payload: what device code printed (1 stdout, 2 stderr)
   kHostChanges = 35, // payload: patches of mirrored memory (proto/mirror.h). Also client -> worker on the side stream
-  // Side stream: worker -> client kCallback, client -> worker kCallbackDone (CallbackNotice).
+  // Side stream: worker -> client kCallback, client -> worker kCallbackDone (CallbackNotice); data between them.
   kCallback = 48,
   kCallbackDone = 49,
+  kHostData = 50,  // both ways: HostData + payload
   kFirstCall = 256,
 };
 

@@ -5,7 +5,8 @@
 
 namespace bf::control {
 
-Result<Admission> attach(int socket, AttachRequest request, std::string_view lease_secret, Deadline deadline) {
+Result<Admission> attach(int socket, AttachRequest request, std::string_view lease_secret, Deadline deadline,
+                         bool* device_twice) {
   request.nonce = random_bytes(kSecretBytes);
   const std::string sent = encode_AttachRequest(request);
   auto answer = exchange(socket, Opcode::kAttach, sent, deadline);
@@ -25,6 +26,7 @@ Result<Admission> attach(int socket, AttachRequest request, std::string_view lea
     return Status{StatusCode::kInvalid, "the server answered something else than it was asked"};
   auto reply = decode_AttachReply(as_bytes(answer->body));
   if (!reply.ok()) return reply.status();
+  if (device_twice) *device_twice = reply->device_twice;
   if (reply->status != 0) return to_status(reply->status, std::move(reply->message));
   if (session.session_key.empty())
     return Status{StatusCode::kInvalid, "the server admits a client that has proved nothing"};

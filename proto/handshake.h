@@ -14,8 +14,10 @@ struct Admission {
   std::string session_key;  // proto/secrets.h
 };
 
-// Sends the request, its nonce filled in, and proves that we know the lease's secret. A refusal becomes its Status.
-Result<Admission> attach(int socket, AttachRequest request, std::string_view lease_secret, Deadline deadline);
+// Sends the request, its nonce filled in, and proves that we know the lease's secret. A refusal becomes its Status;
+// `device_twice` is what it says of CUDA_VISIBLE_DEVICES.
+Result<Admission> attach(int socket, AttachRequest request, std::string_view lease_secret, Deadline deadline,
+                         bool* device_twice = nullptr);
 
 // Makes `socket` channel `index` of the session.
 Status join(int socket, const Admission& session, uint32_t index, Deadline deadline);

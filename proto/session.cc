@@ -140,6 +140,7 @@ void write(pbf_writer& writer, const SessionSnapshot& s) {
     pbf_writer inner(writer, 6);
     write(inner, peer);
   }
+  writer.add_bytes(7, s.image_salt);
 }
 
 void read(pbf_reader reader, SessionSnapshot& s) {
@@ -157,6 +158,7 @@ void read(pbf_reader reader, SessionSnapshot& s) {
         bound(s.peers.size(), limits::kDevices * limits::kDevices);
         read(reader.get_message(), s.peers.emplace_back());
         break;
+      case 7: s.image_salt = read_string(reader); break;
       default: reader.skip();
     }
   }

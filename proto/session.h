@@ -57,6 +57,7 @@ struct SessionSnapshot {
   uint32_t spin_us = 0;             // how long a client may usefully poll for a reply before it sleeps
   std::vector<DeviceSnapshot> devices;  // in the order the program sees them
   std::vector<PeerSnapshot> peers;
+  std::string image_salt;           // an image's name is the SHA-256 of this and its bytes
 };
 
 std::string encode(const SessionSnapshot& snapshot);
@@ -91,6 +92,22 @@ constexpr uint64_t ticket_transfer(uint64_t ticket, uint64_t offset) {
 }
 constexpr uint64_t ticket_of_transfer(uint64_t transfer) { return transfer & ((uint64_t{1} << kTicketBits) - 1); }
 constexpr uint64_t offset_of_transfer(uint64_t transfer) { return (transfer >> kTicketBits) * limits::kBulkBlockBytes; }
+
+// A part of a graph that needs the client when the graph is launched: a copy through staging (an address that
+// bfStagingAlloc gave), or a host function. Lists of them travel as they lie in memory.
+struct GraphPart {
+  enum Flags : uint32_t {
+    kReadsHost = 1,       // the copy reads host memory: staging is filled before the launch
+    kWritesHost = 2,      // it writes host memory: staging is emptied after the launch ...
+    kDelivered = 4,       // ... or before a host function of the graph that runs behind the copy
+    kMaybeSkipped = 8,    // in the body of a conditional node: staging may come back as it was
+  };
+  uint64_t staging = 0;
+  uint64_t function = 0;  // id of a host function; 0: a copy
+  uint32_t flags = 0;
+  uint32_t reserved = 0;
+};
+static_assert(sizeof(GraphPart) == 24);
 
 // One CUjit_option (or CUlibraryOption) and its value as the program gave it: a number. Log buffers and other
 // addresses never travel; `value` is 0 for them. Floats are their bits.

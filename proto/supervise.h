@@ -1,7 +1,8 @@
 // What bfserver and its workers say to each other, over a SOCK_SEQPACKET socketpair: one datagram per message, made of
 // a u32 kind (little endian) and the protobuf body of proto/control.proto. Descriptors travel beside it (SCM_RIGHTS).
 //
-//   kAssign   bfserver -> worker  Assign;        descriptors: [0] client socket (blocking mode), [1] ledger memfd
+//   kAssign   bfserver -> worker  Assign;        descriptors: [0] client socket (blocking mode), [1] ledger memfd,
+//                                               [2] the image cache, if there is one
 //   kChannel  bfserver -> worker  Channel;       descriptors: [0] the joined connection (blocking mode)
 //   kReady    worker -> bfserver  Ready          sent once, by `--warm` workers, when the driver is up
 //   kReport   worker -> bfserver  WorkerReport   at most once a second, and once at the end with `reason`

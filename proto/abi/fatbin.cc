@@ -140,20 +140,33 @@ Result<Fatbin> Fatbin::parse(std::span<const std::byte> bytes) {
 }
 
 FatbinSelection select_entries(const Fatbin& fatbin, int major, int minor) {
-  const uint32_t arch = uint32_t(major * 10 + minor);
-  auto fits = [&](const FatbinEntry& e) {
-    if (e.flags & kEntryArchSpecific) return e.arch == arch;
-    if (e.kind == kEntryPtx && !(e.flags & kEntryFamilySpecific)) return e.arch <= arch;
-    return e.arch / 10 == arch / 10 && e.arch <= arch;
-  };
-  const FatbinEntry* best_ptx = nullptr;
-  for (const FatbinEntry& e : fatbin.entries())
-    if (e.kind == kEntryPtx && fits(e) && (!best_ptx || e.arch > best_ptx->arch)) best_ptx = &e;
+  const std::pair<int, int> one{major, minor};
+  return select_entries(fatbin, std::span(&one, 1));
+}
+
+FatbinSelection select_entries(const Fatbin& fatbin, std::span<const std::pair<int, int>> capabilities) {
+  std::vector<bool> wanted(fatbin.entries().size());
+  for (const auto& [major, minor] : capabilities) {
+    const uint32_t arch = uint32_t(major * 10 + minor);
+    auto fits = [&](const FatbinEntry& e) {
+      if (e.flags & kEntryArchSpecific) return e.arch == arch;
+      if (e.kind == kEntryPtx && !(e.flags & kEntryFamilySpecific)) return e.arch <= arch;
+      return e.arch / 10 == arch / 10 && e.arch <= arch;
+    };
+    size_t best_ptx = wanted.size();
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      const FatbinEntry& e = fatbin.entries()[i];
+      if (!fits(e)) continue;
+      if (e.kind == kEntryCubin) wanted[i] = true;
+      if (e.kind == kEntryPtx && (best_ptx == wanted.size() || e.arch > fatbin.entries()[best_ptx].arch)) best_ptx = i;
+    }
+    if (best_ptx < wanted.size()) wanted[best_ptx] = true;
+  }
   FatbinSelection selection;
-  for (const FatbinEntry& e : fatbin.entries()) {
-    if (&e != best_ptx && !(e.kind == kEntryCubin && fits(e))) continue;
-    selection.parts.push_back(e.whole);
-    selection.header.entries_bytes += e.whole.size();
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    if (!wanted[i]) continue;
+    selection.parts.push_back(fatbin.entries()[i].whole);
+    selection.header.entries_bytes += fatbin.entries()[i].whole.size();
   }
   return selection;
 }

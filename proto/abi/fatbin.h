@@ -98,5 +98,7 @@ struct FatbinSelection {
   std::vector<std::byte> assemble() const;
 };
 FatbinSelection select_entries(const Fatbin& fatbin, int major, int minor);
+// What any of several GPUs needs; (major, minor) each.
+FatbinSelection select_entries(const Fatbin& fatbin, std::span<const std::pair<int, int>> capabilities);
 
 }  // namespace bf::abi

@@ -89,6 +89,14 @@ Daemon::~Daemon() {
 Status Daemon::start() {
   BF_RETURN_IF_ERROR(load_certificates());
   if (options_.listen.empty()) options_.listen.push_back("127.0.0.1:" + std::to_string(kDefaultPort));
+  if (const char* folder = ::getenv("CACHE_DIRECTORY"); folder && options_.image_cache.empty())
+    options_.image_cache = std::string(folder) + "/images";  // systemd makes it
+  if (!options_.image_cache.empty()) {
+    auto images = ImageCache::open(options_.image_cache, options_.image_cache_mib << 20);
+    if (!images.ok()) return images.status();
+    images_ = std::move(*images);
+    workers_.use_images(images_.get());
+  }
   for (auto& address : options_.listen) BF_RETURN_IF_ERROR(open_listener(address));
   BF_RETURN_IF_ERROR(loop_.watch(signals_.get(), EPOLLIN, [this](uint32_t) { on_signal(); }));
   audit_.write("started", {{"version", std::string(BF_VERSION)}, {"gpus", int64_t(inventory_.gpus.size())}});

@@ -15,6 +15,7 @@
 #include "server/daemon/audit.h"
 #include "server/daemon/authority.h"
 #include "server/daemon/guests.h"
+#include "server/daemon/image_cache.h"
 #include "server/daemon/inventory.h"
 #include "server/daemon/lease_table.h"
 #include "server/daemon/monitor.h"
@@ -101,9 +102,12 @@ class Daemon : private Connection::Owner, private WorkerPool::Owner {
   void attach(Connection& connection, std::string body);
   void prove(Connection& connection, const std::string& body);
   void join(Connection& connection, const std::string& body);
+  // `device_twice`: refused because the program's CUDA_VISIBLE_DEVICES names one twice.
+  Result<std::vector<control::WorkerDevice>> devices_of(const Lease& lease, const control::AttachRequest& request,
+                                                        bool* device_twice) const;
   Result<control::Assign> admit(const Connection& connection, const Attaching& attaching, std::string_view proof,
-                                Lease** lease);
-  void refuse_attach(Connection& connection, const Status& why);
+                                Lease** lease, bool* device_twice);
+  void refuse_attach(Connection& connection, const Status& why, bool device_twice = false);
   // Whether sessions from where this connection comes from must be encrypted.
   bool must_encrypt(const Connection& connection) const;
 
@@ -131,6 +135,7 @@ class Daemon : private Connection::Owner, private WorkerPool::Owner {
   std::function<Parsed()> reload_;
   LeaseTable leases_;
   WaitingList waiting_;
+  std::unique_ptr<ImageCache> images_;  // outlives workers_
   WorkerPool workers_;
   Monitor monitor_;
   std::unordered_map<uint64_t, Attaching> attaching_;  // by connection

@@ -5,12 +5,6 @@
 
 namespace bf::daemon {
 
-std::vector<size_t> Lease::gpus() const {
-  std::vector<size_t> positions;
-  for (auto& share : shares) positions.push_back(share.gpu);
-  return positions;
-}
-
 Result<Lease*> LeaseTable::reserve(const control::LeaseRequest& request, const Identity& owner, uint64_t connection,
                                    std::span<const GpuState> visible) {
   if (leases_.size() >= kLeases)

@@ -46,7 +46,6 @@ struct Lease {
   std::bitset<limits::kSessionsPerLease> slots{};  // in use
   control::LeaseRequest request;                   // who asked, for people
 
-  std::vector<size_t> gpus() const;
   bool detached() const { return request.detached; }
 };
 

@@ -93,6 +93,10 @@ void describe(CLI::App& app, CommandLine& line) {
       ->type_name("PATH");
   app.add_option("--software-driver", o.software_driver, "Software libcuda.so.1 (default beside the worker)")
       ->type_name("PATH");
+  app.add_option("--image-cache", o.image_cache,
+                 "Folder for programs' code images, so that they are uploaded once (default: systemd's CACHE_DIRECTORY)")
+      ->type_name("DIR");
+  app.add_option("--image-cache-mib", o.image_cache_mib, "Bound of the image cache in MiB (default 8192)")->type_name("MIB");
   app.add_option("--worker-user", o.worker_user, "User that workers run as when started as root (default backfield)")
       ->type_name("USER");
   app.add_option("--log-level", o.log_level, "off, error, warn, info (default), debug or trace")

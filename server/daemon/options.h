@@ -37,6 +37,8 @@ struct Options {
   std::string gpudirect = "on";    // with rdma: the network card reads GPU memory where it can
   std::string rdma = "on";      // off, or the numeric address of the RDMA interface
   std::string server_name;      // empty: the host's
+  std::string image_cache;      // folder; empty: code images are not kept
+  uint64_t image_cache_mib = 8192;
   std::string software_driver;  // path of the software libcuda.so.1; found beside bfserver
 
   LogLevel level() const { return parse_log_level(log_level, LogLevel::kInfo); }

@@ -1,4 +1,7 @@
 // bfserver's requests about sessions: a client process proves its lease and gets a worker.
+#include <algorithm>
+
+#include "base/cuda_environment.h"
 #include "base/random.h"
 #include "proto/secrets.h"
 #include "server/daemon/daemon.h"
@@ -6,11 +9,12 @@
 
 namespace bf::daemon {
 
-void Daemon::refuse_attach(Connection& connection, const Status& why) {
+void Daemon::refuse_attach(Connection& connection, const Status& why, bool device_twice) {
   log::info("{}: cannot attach: {}", connection.peer(), why.message());
   control::AttachReply reply;
   reply.status = uint32_t(why.code());
   reply.message = why.message();
+  reply.device_twice = device_twice;
   connection.reply_and_close(Opcode::kAttach, kReply, control::encode_AttachReply(reply));
 }
 
@@ -35,9 +39,35 @@ bool Daemon::must_encrypt(const Connection& connection) const {
   return options_.encryption == "always" || !connection.loopback();
 }
 
+// The devices of the lease that the program wants to see, in its order.
+Result<std::vector<control::WorkerDevice>> Daemon::devices_of(const Lease& lease, const control::AttachRequest& request,
+                                                              bool* device_twice) const {
+  std::vector<control::WorkerDevice> all;
+  for (auto& share : lease.shares) {
+    auto& facts = inventory_.gpus[share.gpu].facts;
+    all.push_back({facts.index, share.bytes, facts.context_bytes, facts.uuid, uint32_t(all.size())});
+  }
+  // The indices of the driver's inventory follow the bus.
+  if (request.pci_order) std::ranges::sort(all, {}, &control::WorkerDevice::gpu_index);
+  std::vector<std::string> uuids;
+  for (auto& device : all) uuids.push_back(device.uuid);
+  std::optional<std::string> text;
+  if (request.choose_devices) text = request.visible_devices;
+  const VisibleDevices chosen = choose_devices(text, uuids);
+  *device_twice = chosen.twice;
+  if (chosen.twice)
+    return Status{StatusCode::kInvalid, "CUDA_VISIBLE_DEVICES=" + request.visible_devices + " names a device twice"};
+  if (chosen.devices.empty())
+    return Status{StatusCode::kImpossible,
+                  fmt::format("CUDA_VISIBLE_DEVICES={} names none of the {} GPUs of the lease", request.visible_devices, all.size())};
+  std::vector<control::WorkerDevice> devices;
+  for (size_t position : chosen.devices) devices.push_back(all[position]);
+  return devices;
+}
+
 // Everything that can be refused is refused here, before anything is changed.
 Result<control::Assign> Daemon::admit(const Connection& connection, const Attaching& attaching, std::string_view proof,
-                                      Lease** lease) {
+                                      Lease** lease, bool* device_twice) {
   const control::AttachRequest& request = attaching.request;
   auto checked = leases_.check(request.lease_id, attaching.body, attaching.nonce, proof);
   if (!checked.ok()) return checked.status();
@@ -48,6 +78,8 @@ Result<control::Assign> Daemon::admit(const Connection& connection, const Attach
     return Status{StatusCode::kDenied, "RDMA traffic is not encrypted, and this server wants sessions encrypted; use tcp, or allow plain sessions (bfserver --encryption never)"};
   if (must_encrypt(connection) && !request.encrypt)
     return Status{StatusCode::kDenied, "this server wants sessions encrypted; set BF_ENCRYPT=1, or use bfrun of the same version"};
+  auto devices = devices_of(**checked, request, device_twice);
+  if (!devices.ok()) return devices.status();
   auto slot = leases_.take_slot(**checked);
   if (!slot.ok()) return slot.status();
   *lease = *checked;
@@ -55,10 +87,7 @@ Result<control::Assign> Daemon::admit(const Connection& connection, const Attach
   session.session_id = random_id();
   session.session_key = secrets::session_key((*lease)->secret, attaching.body, attaching.nonce);
   session.lease_id = (*lease)->id;
-  for (auto& share : (*lease)->shares) {
-    auto& facts = inventory_.gpus[share.gpu].facts;
-    session.devices.push_back({facts.index, share.bytes, facts.context_bytes, facts.uuid});
-  }
+  session.devices = std::move(*devices);
   session.ledger_slot = *slot;
   session.transport = rdma && options_.rdma == "off" ? "tcp" : request.transport;  // which a client that asks for rdma may use, too
   if (rdma && options_.rdma != "on") session.rdma_address = options_.rdma;
@@ -66,6 +95,7 @@ Result<control::Assign> Daemon::admit(const Connection& connection, const Attach
   session.client_pid = request.pid;
   session.program = request.program;
   session.encrypt = request.encrypt && !connection.local();
+  if (images_) session.image_salt = images_->salt();
   return session;
 }
 
@@ -76,13 +106,16 @@ void Daemon::prove(Connection& connection, const std::string& body) {
     return refuse(connection, proof.ok() ? Status{StatusCode::kInvalid, "a proof must answer a challenge"} : proof.status());
   const Attaching& attaching = pending.mapped();
   Lease* lease = nullptr;
-  auto session = admit(connection, attaching, proof->proof, &lease);
-  if (!session.ok()) return refuse_attach(connection, session.status());
+  bool device_twice = false;
+  auto session = admit(connection, attaching, proof->proof, &lease, &device_twice);
+  if (!session.ok()) return refuse_attach(connection, session.status(), device_twice);
   uint32_t slot = session->ledger_slot;
   std::string id = session->session_id;
   lease->last_used = EventLoop::Clock::now();
   Fd socket = connection.detach();
-  Status assigned = workers_.assign(lease->gpus(), std::move(*session), socket, lease->ledger.fd());
+  std::vector<size_t> gpus;
+  for (auto& device : session->devices) gpus.push_back(lease->shares[device.partition].gpu);
+  Status assigned = workers_.assign(gpus, std::move(*session), socket, lease->ledger.fd());
   drop(connection);
   if (!assigned.ok()) {
     leases_.free_slot(*lease, slot);

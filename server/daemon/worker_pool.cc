@@ -160,8 +160,16 @@ Status WorkerPool::assign(const std::vector<size_t>& gpus, control::Assign sessi
 }
 
 Status WorkerPool::hand_over(Worker& worker, const control::Assign& session, int client, int ledger) {
-  int fds[2] = {client, ledger};
-  return supervise::send(worker.control.get(), supervise::Kind::kAssign, control::encode_Assign(session), fds);
+  int fds[3] = {client, ledger, -1};
+  size_t count = 2;
+  Fd images;
+  if (images_) {
+    if (auto connected = images_->connect(); connected.ok()) {
+      images = std::move(*connected);
+      fds[count++] = images.get();
+    }
+  }
+  return supervise::send(worker.control.get(), supervise::Kind::kAssign, control::encode_Assign(session), std::span(fds).first(count));
 }
 
 Worker* WorkerPool::find_session(const std::string& session_id) {

@@ -18,6 +18,7 @@
 #include "base/status.h"
 #include "proto/control.h"
 #include "server/daemon/event_loop.h"
+#include "server/daemon/image_cache.h"
 #include "server/daemon/inventory.h"
 
 namespace bf::daemon {
@@ -79,6 +80,8 @@ class WorkerPool {
   // Gives the session to a worker set aside for the lease, a warm one, or a new one, and the socket with it. The socket
   // must be in blocking mode. On failure it is untouched.
   Status assign(const std::vector<size_t>& gpus, control::Assign session, Fd& client, int ledger);
+  // From now on sessions get a connection to the cache, which outlives the pool.
+  void use_images(ImageCache* images) { images_ = images; }
   // The worker whose session `request` may join: the secret is right, and the channel is still free.
   Result<Worker*> may_join(const control::JoinRequest& request);
   // Passes a further connection of the session on, in blocking mode. The descriptor stays the caller's.
@@ -117,6 +120,7 @@ class WorkerPool {
   const WorkerSetup setup_;
   const std::vector<GpuState>& gpus_;
   Owner& owner_;
+  ImageCache* images_ = nullptr;
   std::list<Worker> workers_;
   uint32_t warm_count_ = 0;
   std::vector<uint32_t> failures_;                      // warm workers of the GPU that died early, in a row

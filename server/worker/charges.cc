@@ -94,7 +94,7 @@ bool Charges::add_physical(uint64_t handle, size_t device, uint64_t bytes) {
   std::lock_guard guard(mutex_);
   if (!ledger_.charge(slot_, devices_[device].partition, bytes)) return false;
   physical_[next_physical_] = {device, bytes, 1};
-  physical_of_[handle] = next_physical_++;
+  physical_of_[handle] = {next_physical_++, 1};
   return true;
 }
 
@@ -109,16 +109,28 @@ void Charges::drop_physical(uint64_t handle) {
   std::lock_guard guard(mutex_);
   const auto found = physical_of_.find(handle);
   if (found == physical_of_.end()) return;
-  release_physical(found->second);
-  physical_of_.erase(found);
+  release_physical(found->second.number);
+  if (--found->second.count == 0) physical_of_.erase(found);
+}
+
+void Charges::retain_physical(uint64_t handle, uint64_t address) {
+  std::lock_guard guard(mutex_);
+  auto mapping = mappings_.upper_bound(address);
+  if (mapping == mappings_.begin()) return;
+  const uint64_t number = (--mapping)->second;
+  const auto found = physical_.find(number);
+  if (found == physical_.end()) return;
+  ++found->second.uses;
+  auto& use = physical_of_.try_emplace(handle, HandleUse{number, 0}).first->second;
+  ++use.count;
 }
 
 void Charges::map_physical(uint64_t handle, uint64_t address) {
   std::lock_guard guard(mutex_);
   const auto found = physical_of_.find(handle);
   if (found == physical_of_.end()) return;
-  ++physical_[found->second].uses;
-  mappings_[address] = found->second;
+  ++physical_[found->second.number].uses;
+  mappings_[address] = found->second.number;
 }
 
 void Charges::unmap_physical(uint64_t address, uint64_t bytes) {

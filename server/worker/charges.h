@@ -59,6 +59,8 @@ class Charges {
   // Physical memory: charged from its creation until it is released and its last mapping is gone.
   bool add_physical(uint64_t handle, size_t device, uint64_t bytes);
   void drop_physical(uint64_t handle);
+  // A further handle of what is mapped at `address`; the driver may give the same number again.
+  void retain_physical(uint64_t handle, uint64_t address);
   void map_physical(uint64_t handle, uint64_t address);
   void unmap_physical(uint64_t address, uint64_t bytes);
 
@@ -97,7 +99,11 @@ class Charges {
   };
   void release_physical(uint64_t id);
   std::unordered_map<uint64_t, Physical> physical_;     // by a number of our own: handles are used again
-  std::unordered_map<uint64_t, uint64_t> physical_of_;  // live handle -> number
+  struct HandleUse {
+    uint64_t number;
+    uint32_t count;
+  };
+  std::unordered_map<uint64_t, HandleUse> physical_of_;  // live handle -> number, and how often the program holds it
   std::map<uint64_t, uint64_t> mappings_;               // address -> number
   uint64_t next_physical_ = 1;
   std::vector<uint32_t> contexts_;  // per device

@@ -51,7 +51,10 @@ Result<DriverLibrary> load_driver() {
   }
   driver.software = getenv("BF_SOFTGPU_COUNT") != nullptr;  // bfserver says so, and only for it
   if (CUresult result = driver.api.cuInit(0); result != CUDA_SUCCESS) {
-    return Status(StatusCode::kUnavailable,
+    const StatusCode code = result == CUDA_ERROR_NO_DEVICE        ? StatusCode::kImpossible
+                            : result == CUDA_ERROR_INVALID_DEVICE ? StatusCode::kInvalid
+                                                                  : StatusCode::kUnavailable;
+    return Status(code,
                   fmt::format("the CUDA driver {} does not start: {}", driver.path, describe(driver.api, result)));
   }
   return driver;

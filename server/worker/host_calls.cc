@@ -31,12 +31,24 @@ void HostCalls::join() {
   if (thread_.joinable()) thread_.join();
 }
 
-void* HostCalls::argument(uint64_t id, bool repeats) {
-  auto function = std::make_unique<Function>(Function{this, id, repeats});
+void* HostCalls::argument(uint64_t id, bool repeats, std::vector<StagingRef> deliver, std::vector<StagingRef> fetch) {
+  auto function = std::make_unique<Function>(Function{this, id, repeats, std::move(deliver), std::move(fetch)});
   Function* raw = function.get();
   std::lock_guard guard(mutex_);
   functions_.emplace(raw, std::move(function));
   return raw;
+}
+
+void* HostCalls::argument_like(void* other, uint64_t id) {
+  const auto* function = static_cast<Function*>(other);
+  return argument(id, function->repeats, function->deliver, function->fetch);
+}
+
+uint64_t HostCalls::id_of(void* argument) { return static_cast<Function*>(argument)->id; }
+
+bool HostCalls::moves_data(void* argument) {
+  const auto* function = static_cast<Function*>(argument);
+  return !function->deliver.empty() || !function->fetch.empty();
 }
 
 void HostCalls::forget(void* argument) {
@@ -68,6 +80,12 @@ void HostCalls::ask(Function& function, CUresult status) {
   notice.status = uint32_t(status);
   notice.watermark = mark.watermark;
   notice.data_frames = mark.data_frames;
+  for (const StagingRef& staging : function.fetch) {
+    const uint64_t address = *staging;
+    notice.wanted.append(reinterpret_cast<const char*>(&address), sizeof(address));
+  }
+  for (const StagingRef& staging : function.deliver)
+    if (Status sent = deliver(*staging); !sent.ok()) return end_(sent);
   const std::string body = control::encode_CallbackNotice(notice);
   FrameHeader header{uint32_t(body.size()), 0, uint16_t(Opcode::kCallback), 0, 0};
   const iovec parts[] = {{&header, sizeof(header)}, {const_cast<char*>(body.data()), body.size()}};
@@ -82,6 +100,21 @@ void HostCalls::ask(Function& function, CUresult status) {
   changed_.wait(guard, [&] { return stopped_ || asked_[id] == 0; });
   if (asked_[id] == 0) asked_.erase(id);
   if (!function.repeats) functions_.erase(&function);
+}
+
+Status HostCalls::deliver(uint64_t staging) {
+  Status sent;
+  staging_.read(staging, [&](uint64_t offset, std::span<const std::byte> bytes) {
+    if (!sent.ok()) return;
+    const std::string body = control::encode_HostData({staging, offset});
+    FrameHeader header{uint32_t(body.size()), uint32_t(bytes.size()), uint16_t(Opcode::kHostData), 0, 0};
+    const iovec parts[] = {{&header, sizeof(header)},
+                           {const_cast<char*>(body.data()), body.size()},
+                           {const_cast<std::byte*>(bytes.data()), bytes.size()}};
+    std::lock_guard guard(send_mutex_);
+    sent = side_.send(parts);
+  });
+  return sent;
 }
 
 Status HostCalls::read_done(std::span<const std::byte> body) {
@@ -101,8 +134,30 @@ Status HostCalls::read_changes(std::span<const std::byte> patches) {
   return mirrors_.apply_side(patches);
 }
 
+Status HostCalls::read_data(std::span<const std::byte> body, std::span<const std::byte> bytes) {
+  auto notice = control::decode_HostData(body);
+  if (!notice.ok()) return notice.status();
+  if (staging_.write(notice->staging, notice->offset, bytes)) return {};
+  return Status(StatusCode::kInvalid, "the client sent data for staging that does not exist");
+}
+
+namespace {
+
+// Changes of mirrored memory are payload alone, ends of functions body alone; data of staging has both.
+bool well_formed(const FrameHeader& header) {
+  switch (Opcode(header.opcode)) {
+    case Opcode::kCallbackDone: return header.body_bytes <= limits::kControlBodyBytes && header.payload_bytes == 0;
+    case Opcode::kHostChanges: return header.body_bytes == 0 && header.payload_bytes <= limits::kControlBodyBytes;
+    case Opcode::kHostData:
+      return header.body_bytes <= limits::kControlBodyBytes && header.payload_bytes <= limits::kInlineBytes;
+    default: return false;
+  }
+}
+
+}  // namespace
+
 void HostCalls::side_loop() {
-  std::vector<std::byte> buffer(sizeof(FrameHeader) + limits::kControlBodyBytes);
+  std::vector<std::byte> buffer(sizeof(FrameHeader) + limits::kControlBodyBytes + limits::kInlineBytes);
   size_t used = 0;
   for (;;) {
     auto received = side_.receive(std::span(buffer).subspan(used), std::chrono::microseconds(0));
@@ -113,17 +168,15 @@ void HostCalls::side_loop() {
     while (used - at >= sizeof(FrameHeader)) {
       FrameHeader header;
       std::memcpy(&header, buffer.data() + at, sizeof(header));
-      const bool changes = header.opcode == uint16_t(Opcode::kHostChanges);
-      if ((!changes && header.opcode != uint16_t(Opcode::kCallbackDone)) ||
-          (changes ? header.body_bytes : header.payload_bytes) != 0 || header.body_bytes > limits::kControlBodyBytes ||
-          header.payload_bytes > limits::kControlBodyBytes) {
-        return end_(Status(StatusCode::kInvalid, "the client sent a malformed frame on the side stream"));
-      }
-      const size_t bytes = header.body_bytes + header.payload_bytes;
-      if (used - at < sizeof(header) + bytes) break;
-      const std::span<const std::byte> content(buffer.data() + at + sizeof(header), bytes);
-      if (Status status = changes ? read_changes(content) : read_done(content); !status.ok()) return end_(status);
-      at += sizeof(header) + bytes;
+      if (!well_formed(header)) return end_(Status(StatusCode::kInvalid, "the client sent a malformed frame on the side stream"));
+      if (used - at < sizeof(header) + header.body_bytes + header.payload_bytes) break;
+      const std::span<const std::byte> body{buffer.data() + at + sizeof(header), header.body_bytes};
+      const std::span<const std::byte> payload{body.data() + body.size(), header.payload_bytes};
+      const Status status = header.opcode == uint16_t(Opcode::kHostChanges) ? read_changes(payload)
+                            : header.opcode == uint16_t(Opcode::kHostData)  ? read_data(body, payload)
+                                                                            : read_done(body);
+      if (!status.ok()) return end_(status);
+      at += sizeof(header) + body.size() + payload.size();
     }
     std::memmove(buffer.data(), buffer.data() + at, used - at);
     used -= at;
@@ -137,7 +190,9 @@ CUresult handle_cuLaunchHostFunc(Call& call, CUstream hStream, CUhostFn, void*, 
   HostCalls& host_calls = session_of(call).host_calls;
   CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
   call.driver.cuStreamIsCapturing(hStream, &status);
-  void* argument = host_calls.argument(id, status != CU_STREAM_CAPTURE_STATUS_NONE);
+  const bool captured = status != CU_STREAM_CAPTURE_STATUS_NONE;
+  if (captured) session_of(call).graphs.note_parts();
+  void* argument = host_calls.argument(id, captured);
   const CUresult result = call.driver.cuLaunchHostFunc(hStream, HostCalls::run, argument);
   if (result != CUDA_SUCCESS) host_calls.forget(argument);
   return result;
@@ -149,18 +204,6 @@ CUresult handle_cuStreamAddCallback(Call& call, CUstream hStream, CUstreamCallba
   void* argument = host_calls.argument(id, false);
   const CUresult result = call.driver.cuStreamAddCallback(hStream, HostCalls::run_callback, argument, flags);
   if (result != CUDA_SUCCESS) host_calls.forget(argument);
-  return result;
-}
-
-CUresult handle_cuGraphAddHostNode(Call& call, CUgraphNode* phGraphNode, CUgraph hGraph,
-                                   const CUgraphNode* dependencies, size_t numDependencies,
-                                   const CUDA_HOST_NODE_PARAMS*, uint64_t id) {
-  HostCalls& host_calls = session_of(call).host_calls;
-  CUDA_HOST_NODE_PARAMS params{};
-  params.fn = HostCalls::run;
-  params.userData = host_calls.argument(id, true);
-  const CUresult result = call.driver.cuGraphAddHostNode(phGraphNode, hGraph, dependencies, numDependencies, &params);
-  if (result != CUDA_SUCCESS) host_calls.forget(params.userData);
   return result;
 }
 

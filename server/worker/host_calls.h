@@ -13,6 +13,7 @@
 
 #include "base/status.h"
 #include "proto/api/cuda_api.h"
+#include "server/worker/graphs.h"
 #include "server/worker/mirrors.h"
 #include "server/worker/outbox.h"
 #include "transport/transport.h"
@@ -21,8 +22,8 @@ namespace bf::server {
 
 class HostCalls {
  public:
-  HostCalls(transport::Stream& side, Outbox& outbox, Mirrors& mirrors, std::function<void(Status)> end)
-      : side_(side), outbox_(outbox), mirrors_(mirrors), end_(std::move(end)) {}
+  HostCalls(transport::Stream& side, Outbox& outbox, Mirrors& mirrors, GraphStaging& staging, std::function<void(Status)> end)
+      : side_(side), outbox_(outbox), mirrors_(mirrors), staging_(staging), end_(std::move(end)) {}
   ~HostCalls();
 
   void start();  // the side thread
@@ -30,8 +31,13 @@ class HostCalls {
   void join();
 
   // What the driver is to be given: the function and its argument. Lives until it has run; with `repeats` (graph
-  // nodes), until the session ends.
-  void* argument(uint64_t id, bool repeats);
+  // nodes), until the session ends. `deliver`: staging that goes to the client before the function runs; `fetch`: that
+  // comes from it afterwards.
+  void* argument(uint64_t id, bool repeats, std::vector<StagingRef> deliver = {}, std::vector<StagingRef> fetch = {});
+  // The same for another function.
+  void* argument_like(void* other, uint64_t id);
+  static uint64_t id_of(void* argument);
+  static bool moves_data(void* argument);
   // The driver refused it.
   void forget(void* argument);
   static void CUDA_CB run(void* argument);
@@ -42,15 +48,19 @@ class HostCalls {
     HostCalls* owner = nullptr;
     uint64_t id = 0;
     bool repeats = false;
+    std::vector<StagingRef> deliver, fetch;
   };
   void ask(Function& function, CUresult status);
   void side_loop();
+  Status deliver(uint64_t staging);
   Status read_changes(std::span<const std::byte> patches);
   Status read_done(std::span<const std::byte> body);
+  Status read_data(std::span<const std::byte> body, std::span<const std::byte> bytes);
 
   transport::Stream& side_;
   Outbox& outbox_;
   Mirrors& mirrors_;
+  GraphStaging& staging_;
   std::function<void(Status)> end_;
   std::mutex send_mutex_;
   std::mutex mutex_;

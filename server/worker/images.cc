@@ -17,12 +17,20 @@ bool to_hash(std::span<const std::byte> bytes, Sha256& hash) {
 
 }  // namespace
 
+bool loadable(const Image& image) {
+  constexpr uint32_t kWrapperMagic = 0x466243b1;
+  uint32_t magic = 0;
+  if (image.size() < sizeof(magic)) return false;
+  std::memcpy(&magic, image.data(), sizeof(magic));
+  return magic != kWrapperMagic;
+}
+
 const char* Images::put(std::span<const std::byte> name, uint64_t total_bytes, uint64_t offset,
                         std::span<const std::byte> bytes) {
   Sha256 hash;
   if (!to_hash(name, hash)) return "an image's hash does not have 32 bytes";
   if (total_bytes == 0 || total_bytes > limits::kImageBytes) return "an image is empty or too large";
-  std::lock_guard guard(mutex_);
+  std::unique_lock guard(mutex_);
   if (offset == 0) {
     if (unfinished_.size() >= kUnfinished && !unfinished_.contains(hash)) return "too many unfinished images";
     unfinished_[hash] = {total_bytes, std::make_shared<Image>()};
@@ -37,16 +45,29 @@ const char* Images::put(std::span<const std::byte> name, uint64_t total_bytes, u
   }
   image.insert(image.end(), bytes.begin(), bytes.end());
   if (image.size() < total_bytes) return nullptr;
-  if (sha256(image) != hash) return "an image does not have the hash it came under";
-  image.push_back(std::byte{0});
-  whole_bytes_ += image.size();
-  whole_.push_front({hash, std::move(unfinished.image)});
+  if (!named(image, hash)) return "an image does not have the hash it came under";
+  auto complete = std::move(unfinished.image);
   unfinished_.erase(found);
+  const auto kept = keep(hash, std::move(complete));
+  guard.unlock();
+  if (store_) store_->store(hash, std::span(*kept).first(kept->size() - 1));
+  return nullptr;
+}
+
+bool Images::named(const Image& image, const Sha256& hash) const {
+  const std::span<const std::byte> parts[] = {std::as_bytes(std::span(salt_)), image};
+  return sha256(parts) == hash;
+}
+
+std::shared_ptr<const Image> Images::keep(const Sha256& hash, std::shared_ptr<Image> image) {
+  image->push_back(std::byte{0});
+  whole_bytes_ += image->size();
+  whole_.push_front({hash, std::move(image)});
   while (whole_bytes_ > kKeepBytes && whole_.size() > 1) {
     whole_bytes_ -= whole_.back().image->size();
     whole_.pop_back();
   }
-  return nullptr;
+  return whole_.front().image;
 }
 
 std::shared_ptr<const Image> Images::find(std::span<const std::byte> name) {
@@ -54,9 +75,15 @@ std::shared_ptr<const Image> Images::find(std::span<const std::byte> name) {
   if (!to_hash(name, hash)) return nullptr;
   std::lock_guard guard(mutex_);
   const auto found = std::find_if(whole_.begin(), whole_.end(), [&](const Whole& whole) { return whole.hash == hash; });
-  if (found == whole_.end()) return nullptr;
-  whole_.splice(whole_.begin(), whole_, found);
-  return whole_.front().image;
+  if (found != whole_.end()) {
+    whole_.splice(whole_.begin(), whole_, found);
+    return whole_.front().image;
+  }
+  if (!store_) return nullptr;
+  auto stored = store_->find(hash);
+  // Damaged, or put there by somebody who lied: the client sends it again, and that replaces it.
+  if (!stored || !named(*stored, hash)) return nullptr;
+  return keep(hash, std::make_shared<Image>(std::move(*stored)));
 }
 
 // --- Calls

@@ -68,12 +68,14 @@ class Dying {
       for (CUgraphNode node : nodes) {
         note(HandleKind::kGraphNode, uint64_t(node));
         if (CUgraph child = child_of(node)) graphs.push_back(child);
+        for (CUgraph body : bodies_of(node)) graphs.push_back(body);
       }
     }
   }
   // The caller erases the node itself.
   void add_child_of(CUgraphNode node) {
     if (CUgraph child = child_of(node)) add_graph(child);
+    for (CUgraph body : bodies_of(node)) add_graph(body);
   }
   void erase() {
     for (const auto& [kind, value] : values_) call_.erase(kind, value);
@@ -87,6 +89,11 @@ class Dying {
     if (call_.driver.cuGraphChildGraphNodeGetGraph(node, &child) != CUDA_SUCCESS) return nullptr;
     note(HandleKind::kGraph, uint64_t(child));
     return child;
+  }
+  std::vector<CUgraph> bodies_of(CUgraphNode node) {
+    std::vector<CUgraph> bodies = session_of(call_).graphs.bodies_of(node);
+    for (CUgraph body : bodies) note(HandleKind::kGraph, uint64_t(body));
+    return bodies;
   }
   void note(HandleKind kind, uint64_t real) {
     if (const uint64_t value = session_of(call_).handles.find_value(kind, real)) values_.emplace_back(kind, value);
@@ -221,16 +228,6 @@ CUresult handle_cuGraphExecKernelNodeSetParams_v2(Call& call, CUgraphExec hGraph
   std::vector<void*> pointers;
   if (!with_params(call, nodeParams, params, full, pointers)) return CUDA_ERROR_INVALID_VALUE;
   return call.driver.cuGraphExecKernelNodeSetParams_v2(hGraphExec, hNode, &full);
-}
-
-// A host side would be an address of the client's; it goes through staging in device memory instead.
-CUresult handle_cuGraphAddMemcpyNode(Call& call, CUgraphNode* phGraphNode, CUgraph hGraph,
-                                     const CUgraphNode* dependencies, size_t numDependencies,
-                                     const CUDA_MEMCPY3D* copyParams, CUcontext ctx) {
-  if (!copyParams) return CUDA_ERROR_INVALID_VALUE;
-  if (copyParams->srcMemoryType == CU_MEMORYTYPE_HOST || copyParams->dstMemoryType == CU_MEMORYTYPE_HOST)
-    return CUDA_ERROR_NOT_SUPPORTED;
-  return call.driver.cuGraphAddMemcpyNode(phGraphNode, hGraph, dependencies, numDependencies, copyParams, ctx);
 }
 
 }  // namespace bf::server

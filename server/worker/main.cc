@@ -14,9 +14,11 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
 #include <thread>
 
 #include "base/log.h"
@@ -52,17 +54,19 @@ struct Assignment {
   control::Assign assign;
   Fd client;
   Fd ledger;
+  Fd images;  // none: bfserver keeps no image cache
 };
 
 // Waits as long as it takes: a warm worker has no client yet.
 Assignment await_assignment(int control) {
   auto message = supervise::receive(control);
   if (!message.ok()) leave(0);  // bfserver is gone, or does not want us
-  if (message->kind != supervise::Kind::kAssign || message->fds.size() != 2)
+  if (message->kind != supervise::Kind::kAssign || message->fds.size() < 2 || message->fds.size() > 3)
     fail(Status(StatusCode::kInvalid, "bfserver sent something that is not an assignment"));
   auto assign = control::decode_Assign(control::as_bytes(message->body));
   if (!assign.ok()) fail(assign.status());
-  return {std::move(*assign), std::move(message->fds[0]), std::move(message->fds[1])};
+  return {std::move(*assign), std::move(message->fds[0]), std::move(message->fds[1]),
+          message->fds.size() > 2 ? std::move(message->fds[2]) : Fd()};
 }
 
 // Where the session's queue pairs may connect, while its client has not chosen another way.
@@ -196,7 +200,7 @@ int serve(int control, bool warm) {
     if (Status status = make_ready(); !status.ok()) refuse(status);
   auto ledger = Ledger::open(std::move(assignment.ledger));
   if (!ledger.ok()) refuse(ledger.status());
-  if (ledger->devices() < assignment.assign.devices.size())
+  if (std::ranges::any_of(assignment.assign.devices, [&](const auto& device) { return device.partition >= ledger->devices(); }))
     refuse(Status(StatusCode::kInternal, "the ledger has fewer partitions than the lease"));
   auto prints = Prints::capture();
   if (!prints.ok()) refuse(prints.status());
@@ -207,13 +211,16 @@ int serve(int control, bool warm) {
   // From here on, bytes of the client are read.
   SessionConfig config;
   for (const auto& device : assignment.assign.devices)
-    config.devices.push_back({device.limit_bytes, device.context_bytes});
+    config.devices.push_back({device.limit_bytes, device.context_bytes, device.partition});
   config.ledger = &*ledger;
   config.ledger_slot = assignment.assign.ledger_slot;
   config.software = driver->software;
   const unsigned processors = std::thread::hardware_concurrency();
   config.spin_us = processors > 8 ? 200 : processors > 2 ? 50 : 0;
   config.prints = &*prints;
+  config.image_salt = assignment.assign.image_salt;
+  std::optional<ImageStore> images;
+  if (assignment.images) config.images = &images.emplace(std::move(assignment.images));
   config.report = [control](const control::WorkerReport& report) {
     (void)supervise::send(control, supervise::Kind::kReport, control::encode_WorkerReport(report));
   };

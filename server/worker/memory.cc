@@ -32,7 +32,9 @@ bool settle_pool(Session& session, CUmemoryPool pool, size_t device) {
 
 // What pools gave back since is free for others.
 void settle_pools(Session& session) {
-  for (const auto& pool : session.charges.pools()) settle_pool(session, pool.pool, pool.device);
+  for (const auto& pool : session.charges.pools())
+    if (!Graphs::is_memory(pool.pool)) settle_pool(session, pool.pool, pool.device);
+  session.graphs.settle_memory();
 }
 
 // Allocates by `make` out of `pool` and charges what the pool grew by; trims and tries once more when it is too much.
@@ -59,9 +61,11 @@ CUresult charged_pool(Call& call, CUdeviceptr* address, size_t bytes, CUmemoryPo
   return CUDA_ERROR_OUT_OF_MEMORY;
 }
 
-bool capturing(Call& call, CUstream stream) {
+bool captures(Call& call, CUstream stream) {
   CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
-  return call.driver.cuStreamIsCapturing(stream, &status) == CUDA_SUCCESS && status != CU_STREAM_CAPTURE_STATUS_NONE;
+  if (call.driver.cuStreamIsCapturing(stream, &status) != CUDA_SUCCESS || status == CU_STREAM_CAPTURE_STATUS_NONE) return false;
+  session_of(call).graphs.note_memory();
+  return true;
 }
 
 CUresult refuse_copy(Call& call, uint64_t transfer) {
@@ -125,7 +129,7 @@ CUresult handle_cuMemAllocAsync(Call& call, CUdeviceptr* dptr, size_t bytesize, 
   size_t device = 0;
   CUmemoryPool pool = nullptr;
   // While a stream captures this makes a graph node: the memory comes with the launch.
-  if (!session_of(call).contexts.current_device(device) || capturing(call, hStream) ||
+  if (!session_of(call).contexts.current_device(device) || captures(call, hStream) ||
       call.driver.cuDeviceGetMemPool(&pool, CUdevice(device)) != CUDA_SUCCESS) {
     return make(dptr);
   }
@@ -139,28 +143,13 @@ CUresult handle_cuMemAllocFromPoolAsync(Call& call, CUdeviceptr* dptr, size_t by
     return call.driver.cuMemAllocFromPoolAsync(address, bytesize, pool, hStream);
   };
   size_t device = 0;
-  if (!session_of(call).contexts.current_device(device) || capturing(call, hStream)) return make(dptr);
+  if (!session_of(call).contexts.current_device(device) || captures(call, hStream)) return make(dptr);
   return charged_pool(call, dptr, bytesize, pool, device, hStream, make);
 }
 
 // The pool's memory is settled when somebody next looks at it: the driver gives it back at synchronisations.
 CUresult handle_cuMemFreeAsync(Call& call, CUdeviceptr dptr, CUstream hStream) {
   return call.driver.cuMemFreeAsync(dptr, hStream);
-}
-
-// Charged like the program's own memory: natively the program's host buffers need none, but a graph's staging is real.
-CUresult handle_bfStagingAlloc(Call& call, uint64_t bytes, uint64_t& address) {
-  RelaxedCapture relaxed(call.driver);
-  CUdeviceptr made = 0;
-  const CUresult result =
-      charged(call, bytes, &made, [&](CUdeviceptr* out, uint64_t&) { return call.driver.cuMemAlloc_v2(out, bytes); });
-  address = made;
-  return result;
-}
-
-CUresult handle_bfStagingFree(Call& call, uint64_t address) {
-  RelaxedCapture relaxed(call.driver);
-  return handle_cuMemFree_v2(call, address);
 }
 
 CUresult handle_bfHostFill(Call& call, uint64_t ticket, uint32_t value, uint32_t element, uint64_t bytes, uint64_t stream) {

@@ -3,118 +3,13 @@
 #include <mutex>
 
 #include "proto/session.h"
+#include "server/worker/jit.h"
 #include "server/worker/session.h"
 
 namespace bf::server {
 namespace {
 
 constexpr size_t kMaxParameters = 8192;
-
-std::string_view text(std::span<const std::byte> bytes) {
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-}
-
-// JIT options as the driver wants them: parallel arrays, with log buffers of our own.
-class JitArguments {
- public:
-  // False: malformed.
-  bool decode(std::span<const std::byte> bytes) {
-    auto decoded = decode_jit_options(text(bytes));
-    if (!decoded.ok()) return false;
-    given_ = std::move(*decoded);
-    for (const JitOption& option : given_.options) {
-      if (is_pointer(option.option)) continue;
-      add(CUjit_option(option.option), reinterpret_cast<void*>(option.value));
-    }
-    scalars_ = options_.size();
-    if (given_.has_info_log)
-      add_log(CU_JIT_INFO_LOG_BUFFER, CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES, info_, given_.info_log_bytes);
-    if (given_.has_error_log)
-      add_log(CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES, error_, given_.error_log_bytes);
-    if (!given_.global_names.empty()) {
-      for (const auto& name : given_.global_names) names_.push_back(name.c_str());
-      for (const uint64_t address : given_.global_addresses) addresses_.push_back(reinterpret_cast<void*>(address));
-      add(CU_JIT_GLOBAL_SYMBOL_NAMES, names_.data());
-      add(CU_JIT_GLOBAL_SYMBOL_ADDRESSES, addresses_.data());
-      add(CU_JIT_GLOBAL_SYMBOL_COUNT, reinterpret_cast<void*>(names_.size()));
-    }
-    return true;
-  }
-  unsigned int count() const { return unsigned(options_.size()); }
-  CUjit_option* options() { return options_.data(); }
-  void** values() { return values_.data(); }
-
-  std::string result() const {
-    JitResult result;
-    for (size_t i = 0; i < options_.size(); ++i) {
-      const auto value = reinterpret_cast<uint64_t>(values_[i]);
-      if (options_[i] == CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES) {
-        result.info_log.assign(info_.data(), std::min<size_t>(value, info_.size()));
-      } else if (options_[i] == CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES) {
-        result.error_log.assign(error_.data(), std::min<size_t>(value, error_.size()));
-      } else if (i < scalars_) {
-        const JitOption& before = scalar(i);
-        if (before.value != value) result.updated.push_back({before.option, value});
-        continue;
-      } else {
-        continue;
-      }
-      result.updated.push_back({int32_t(options_[i]), value});
-    }
-    return encode(result);
-  }
-
- private:
-  // Values that are addresses: never taken from the client.
-  static bool is_pointer(int32_t option) {
-    switch (option) {
-      case CU_JIT_INFO_LOG_BUFFER:
-      case CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES:
-      case CU_JIT_ERROR_LOG_BUFFER:
-      case CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES:
-      case CU_JIT_GLOBAL_SYMBOL_NAMES:
-      case CU_JIT_GLOBAL_SYMBOL_ADDRESSES:
-      case CU_JIT_GLOBAL_SYMBOL_COUNT:
-      case CU_JIT_REFERENCED_KERNEL_NAMES:
-      case CU_JIT_REFERENCED_KERNEL_COUNT:
-      case CU_JIT_REFERENCED_VARIABLE_NAMES:
-      case CU_JIT_REFERENCED_VARIABLE_COUNT: return true;
-      default: return false;
-    }
-  }
-  const JitOption& scalar(size_t index) const {
-    size_t seen = 0;
-    for (const JitOption& option : given_.options)
-      if (!is_pointer(option.option) && seen++ == index) return option;
-    return given_.options.front();
-  }
-  void add(CUjit_option option, void* value) {
-    options_.push_back(option);
-    values_.push_back(value);
-  }
-  void add_log(CUjit_option buffer_option, CUjit_option size_option, std::string& buffer, uint32_t bytes) {
-    buffer.assign(std::max<uint32_t>(bytes, 1), '\0');
-    add(buffer_option, buffer.data());
-    add(size_option, reinterpret_cast<void*>(uint64_t{bytes}));
-  }
-
-  JitOptions given_;
-  std::vector<CUjit_option> options_;
-  std::vector<void*> values_;
-  size_t scalars_ = 0;
-  std::string info_, error_;
-  std::vector<const char*> names_;
-  std::vector<void*> addresses_;
-};
-
-// cudart's wrapper around a fat binary is an address inside the program; only what it points at may travel.
-bool loadable(const Image& image) {
-  constexpr uint32_t kWrapperMagic = 0x466243b1;
-  uint32_t magic = 0;
-  if (image.size() < sizeof(magic)) return false;
-  std::memcpy(&magic, image.data(), sizeof(magic));
-  return magic != kWrapperMagic;
-}
 
 template <typename Load>
 CUresult load(Call& call, std::span<const std::byte> hash, std::span<const std::byte> jit,

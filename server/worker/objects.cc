@@ -117,7 +117,9 @@ CUresult handle_cuMemCreate(Call& call, CUmemGenericAllocationHandle* handle, si
   Session& session = session_of(call);
   const auto make = [&] { return call.driver.cuMemCreate(handle, size, prop, flags); };
   // Memory of the server's host would be out of every account.
-  if (prop->location.type != CU_MEM_LOCATION_TYPE_DEVICE) return CUDA_ERROR_NOT_SUPPORTED;
+  if (prop->location.type >= CU_MEM_LOCATION_TYPE_HOST && prop->location.type <= CU_MEM_LOCATION_TYPE_HOST_NUMA_CURRENT)
+    return CUDA_ERROR_NOT_SUPPORTED;
+  if (prop->location.type != CU_MEM_LOCATION_TYPE_DEVICE) return make();  // the driver says what is wrong
   const size_t device = size_t(prop->location.id);
   if (device >= session.config.devices.size()) return make();  // the driver says what is wrong
   const uint64_t bytes = (uint64_t{size} + Charges::kBlockBytes - 1) / Charges::kBlockBytes * Charges::kBlockBytes;
@@ -133,6 +135,13 @@ CUresult handle_cuMemCreate(Call& call, CUmemGenericAllocationHandle* handle, si
 CUresult handle_cuMemRelease(Call& call, CUmemGenericAllocationHandle handle) {
   const CUresult result = call.driver.cuMemRelease(handle);
   if (result == CUDA_SUCCESS) session_of(call).charges.drop_physical(handle);
+  return result;
+}
+
+// Another handle for the same memory: the driver counts them.
+CUresult handle_cuMemRetainAllocationHandle(Call& call, CUmemGenericAllocationHandle* handle, void* addr) {
+  const CUresult result = call.driver.cuMemRetainAllocationHandle(handle, addr);
+  if (result == CUDA_SUCCESS) session_of(call).charges.retain_physical(*handle, uint64_t(addr));
   return result;
 }
 

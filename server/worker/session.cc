@@ -73,7 +73,7 @@ uint64_t unix_ms() {
 
 std::vector<Charges::Device> charge_devices(const SessionConfig& config) {
   std::vector<Charges::Device> devices;
-  for (size_t i = 0; i < config.devices.size(); ++i) devices.push_back({i, config.devices[i].context_bytes});
+  for (size_t i = 0; i < config.devices.size(); ++i) devices.push_back({config.devices[i].partition, config.devices[i].context_bytes});
   return devices;
 }
 
@@ -121,8 +121,11 @@ Session::Session(transport::Link& link, Prepared& prepared, const SessionConfig&
       charges(ledger, config.ledger_slot, charge_devices(config)),
       mirrors(driver, outbox, charges, mirror_limit(config)),
       contexts(*this),
+      images(config.images, config.image_salt),
       functions(*this),
-      host_calls(link.side(), outbox, mirrors, [this](Status why) { end(std::move(why)); }),
+      graph_staging(driver),
+      host_calls(link.side(), outbox, mirrors, graph_staging, [this](Status why) { end(std::move(why)); }),
+      graphs(*this),
       lanes_(new std::unique_ptr<LaneCall>[limits::kLanes]) {}
 
 Session::~Session() = default;

@@ -21,9 +21,11 @@
 #include "server/worker/contexts.h"
 #include "server/worker/copies.h"
 #include "server/worker/functions.h"
+#include "server/worker/graphs.h"
 #include "server/worker/handles.h"
 #include "server/worker/host_calls.h"
 #include "server/worker/images.h"
+#include "server/worker/links.h"
 #include "server/worker/mirrors.h"
 #include "server/worker/order.h"
 #include "server/worker/prepared.h"
@@ -33,15 +35,18 @@
 namespace bf::server {
 
 struct SessionConfig {
-  // The session's devices: number i is the driver's device i and the ledger's partition i.
+  // The session's devices: number i is the driver's device i.
   struct Device {
     uint64_t limit_bytes = 0;
     uint64_t context_bytes = 0;
+    size_t partition = 0;  // in the ledger
   };
   std::vector<Device> devices;
   Ledger* ledger = nullptr;  // null: a private one with the devices' limits
   uint32_t ledger_slot = 0;
   bool software = false;
+  std::string image_salt;      // of the server's image cache
+  ImageStore* images = nullptr;  // null: there is none
   uint32_t spin_us = 0;      // how long idle threads of a busy session poll; 0 where there are no processors to spare
   Prints* prints = nullptr;  // null: what device code prints is not captured
   // At most once a second while calls come, and once at the end with the reason.
@@ -87,7 +92,10 @@ class Session final : public Order::Runner {
   Contexts contexts;
   Images images;
   Functions functions;
+  Links links;
+  GraphStaging graph_staging;
   HostCalls host_calls;
+  Graphs graphs;
 
  private:
   class LaneCall;

@@ -96,6 +96,7 @@ CUresult handle_bfSessionStart(Call& call, std::string_view client_version, std:
   if (call.driver.cuModuleGetLoadingMode) call.driver.cuModuleGetLoadingMode(&mode);
   facts.loading_mode = uint32_t(mode);
   facts.software = session.config.software;
+  facts.image_salt = session.config.image_salt;
   facts.spin_us = session.config.spin_us;
   for (size_t i = 0; i < session.config.devices.size(); ++i) facts.devices.push_back(describe(session, int(i)));
   add_peers(session, facts);

@@ -251,6 +251,7 @@ BF_API CUresult cuCtxDestroy_v2(CUcontext handle) {
 
 BF_API CUresult cuCtxPushCurrent_v2(CUcontext handle) {
   BF_ENTER();
+  if (!handle) return CUDA_ERROR_INVALID_VALUE;
   ContextRef context = contexts().find(handle);
   if (!context) return CUDA_ERROR_INVALID_CONTEXT;
   context_stack().push_back(std::move(context));
@@ -496,7 +497,7 @@ BF_API CUresult cuCtxEnablePeerAccess(CUcontext peer_handle, unsigned int flags)
   ContextRef context, peer = contexts().find(peer_handle);
   BF_TRY(current_context(&context));
   if (flags) return CUDA_ERROR_INVALID_VALUE;
-  if (!peer || peer == context) return CUDA_ERROR_INVALID_CONTEXT;
+  if (!peer) return CUDA_ERROR_INVALID_CONTEXT;
   if (peer->device == context->device) return CUDA_ERROR_PEER_ACCESS_UNSUPPORTED;
   std::lock_guard lock(context->mutex);
   return context->peers.insert(peer_handle).second ? CUDA_SUCCESS : CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED;

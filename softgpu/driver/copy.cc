@@ -29,7 +29,7 @@ struct SideDescription {
 
 CUresult resolve_array(const SideDescription& side, size_t width, size_t height, size_t depth, CopySide* out) {
   out->array = arrays().find(side.array);
-  if (!out->array) return CUDA_ERROR_INVALID_HANDLE;
+  if (!out->array) return CUDA_ERROR_INVALID_VALUE;
   const Array& array = *out->array;
   out->base = (uint8_t*)array.base;
   out->pitch = array.pitch();

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "base/cuda_environment.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "softgpu/driver/array.h"
@@ -20,6 +21,7 @@ std::vector<Device*>& devices() {
   return *all;
 }
 Faults g_faults;
+bool g_named_twice = false;
 
 uint64_t environment_number(const char* name, uint64_t fallback, uint64_t low, uint64_t high) {
   const char* text = getenv(name);
@@ -82,37 +84,6 @@ std::string uuid_text(int physical) {
   return text;
 }
 
-// CUDA_VISIBLE_DEVICES: machine ordinals in the order the program wants them.
-std::vector<int> visible(int count) {
-  std::vector<int> chosen;
-  const char* text = getenv("CUDA_VISIBLE_DEVICES");
-  if (!text) {
-    for (int i = 0; i < count; i++) chosen.push_back(i);
-    return chosen;
-  }
-  std::string all = text;
-  for (size_t at = 0; at < all.size();) {
-    size_t end = std::min(all.find(',', at), all.size());
-    std::string item = all.substr(at, end - at);
-    at = end + 1;
-    item.erase(0, item.find_first_not_of(" \t"));
-    item.erase(item.find_last_not_of(" \t") + 1);
-    int index = -1;
-    if (item.rfind("GPU-", 0) == 0) {
-      for (int i = 0; i < count; i++)
-        if (uuid_text(i).rfind(item, 0) == 0) index = index == -1 ? i : -2;  // an ambiguous prefix names nothing
-    } else {
-      char* stop;
-      long value = strtol(item.c_str(), &stop, 10);
-      if (!item.empty() && !*stop && value >= 0 && value < count) index = int(value);
-    }
-    if (index < 0) break;
-    if (std::find(chosen.begin(), chosen.end(), index) != chosen.end()) return {};  // a device named twice: none
-    chosen.push_back(index);
-  }
-  return chosen;
-}
-
 }  // namespace
 
 CUuuid Device::uuid() const { return uuid_of(physical); }
@@ -121,13 +92,20 @@ void initialise_devices() {
   g_faults = parse_faults(getenv("BF_SOFTGPU_FAULTS"));
   int count = int(environment_number("BF_SOFTGPU_COUNT", 1, 0, limits::kDevices));
   uint64_t memory = environment_number("BF_SOFTGPU_MEMORY_MIB", 16384, 64, 1 << 20) << 20;
-  for (int physical : visible(count)) {
+  std::vector<std::string> uuids;
+  for (int physical = 0; physical < count; physical++) uuids.push_back(uuid_text(physical));
+  VisibleDevices visible = choose_devices(CudaEnvironment::read().visible_devices, uuids);
+  g_named_twice = visible.twice;
+  for (size_t position : visible.devices) {
+    int physical = int(position);
     auto* device = new Device(int(devices().size()), physical, memory, std::min(memory, g_faults.oom_after_bytes));
     make_default_pool(*device);
     make_primary_context(*device);
     devices().push_back(device);
   }
 }
+
+bool device_named_twice() { return g_named_twice; }
 
 int device_count() { return int(devices().size()); }
 

@@ -54,6 +54,8 @@ struct Device {
 
 // Reads the environment and makes the devices. Called once, by cuInit.
 void initialise_devices();
+// CUDA_VISIBLE_DEVICES names one of them twice: then there are none, and cuInit fails.
+bool device_named_twice();
 int device_count();
 // nullptr: no such ordinal, or not initialised.
 Device* device_at(int ordinal);

@@ -48,6 +48,8 @@ BF_API CUresult cuInit(unsigned int flags) {
       return CUDA_ERROR_NOT_INITIALIZED;
     case Phase::kFresh:
       initialise_devices();
+      if (device_named_twice()) return CUDA_ERROR_INVALID_DEVICE;
+      if (device_count() == 0) return CUDA_ERROR_NO_DEVICE;
       pthread_atfork(nullptr, nullptr, in_forked_child);
       atexit(at_exit);
       g_phase = Phase::kReady;
@@ -55,7 +57,7 @@ BF_API CUresult cuInit(unsigned int flags) {
     case Phase::kReady:
       break;
   }
-  return device_count() ? CUDA_SUCCESS : CUDA_ERROR_NO_DEVICE;
+  return CUDA_SUCCESS;
 }
 
 BF_API CUresult cuDriverGetVersion(int* version) {

@@ -10,8 +10,6 @@ namespace bf::softgpu {
 CUresult enter_call() noexcept;
 // Refuses calls that must not happen while a stream captures, and breaks the captures concerned.
 CUresult check_not_capturing();
-const char* error_name(CUresult code);    // nullptr: unknown
-const char* error_string(CUresult code);  // nullptr: unknown
 
 }  // namespace bf::softgpu
 

@@ -125,7 +125,7 @@ BF_API CUresult cuEventSynchronize(CUevent handle) {
 
 BF_API CUresult cuEventElapsedTime_v2(float* milliseconds, CUevent start_handle, CUevent end_handle) {
   BF_ENTER();
-  if (!milliseconds) return CUDA_ERROR_INVALID_VALUE;
+  if (!milliseconds) return CUDA_ERROR_INVALID_HANDLE;  // so says 580.159.04
   std::shared_ptr<Event> start, end;
   BF_TRY(find_event(start_handle, &start));
   BF_TRY(find_event(end_handle, &end));

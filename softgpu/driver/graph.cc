@@ -5,6 +5,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "proto/abi/graph_dot.h"
 #include "softgpu/driver/driver.h"
 
 namespace bf::softgpu {
@@ -370,22 +371,17 @@ BF_API CUresult cuGraphDestroyNode(CUgraphNode handle) {
   return CUDA_SUCCESS;
 }
 
-BF_API CUresult cuGraphDebugDotPrint(CUgraph handle, const char* path, unsigned int) {
+BF_API CUresult cuGraphDebugDotPrint(CUgraph handle, const char* path, unsigned int flags) {
   BF_ENTER();
-  if (!path) return CUDA_ERROR_INVALID_VALUE;
-  std::lock_guard lock(graph_mutex());
-  GraphRef graph;
-  BF_TRY(find_graph(handle, &graph));
-  FILE* file = fopen(path, "we");
-  if (!file) return CUDA_ERROR_OPERATING_SYSTEM;
-  fprintf(file, "digraph dot {\n");
-  for (const NodeRef& node : graph->nodes) {
-    fprintf(file, "\"%p\" [label=\"type %d\"];\n", (void*)node->handle, int(node_type(*node)));
-    for (const NodeRef& before : node->before)
-      fprintf(file, "\"%p\" -> \"%p\";\n", (void*)before->handle, (void*)node->handle);
-  }
-  fprintf(file, "}\n");
-  return fclose(file) == 0 ? CUDA_SUCCESS : CUDA_ERROR_OPERATING_SYSTEM;
+  const abi::GraphQuestions ask{cuGraphGetNodes,
+                                cuGraphGetEdges_v2,
+                                cuGraphNodeGetType,
+                                cuGraphChildGraphNodeGetGraph,
+                                cuGraphKernelNodeGetParams_v2,
+                                cuGraphMemcpyNodeGetParams,
+                                cuGraphMemsetNodeGetParams,
+                                cuFuncGetName};
+  return abi::print_graph(ask, handle, path, flags);
 }
 
 // ---------------------------------------------------------------------------------------------------------- user

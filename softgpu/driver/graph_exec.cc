@@ -216,7 +216,8 @@ BF_API CUresult cuGraphLaunch(CUgraphExec handle, CUstream stream_handle) {
 
 BF_API CUresult cuGraphExecUpdate_v2(CUgraphExec handle, CUgraph graph_handle, CUgraphExecUpdateResultInfo* info) {
   BF_ENTER();
-  if (!info) return CUDA_ERROR_INVALID_VALUE;
+  CUgraphExecUpdateResultInfo unasked;
+  if (!info) info = &unasked;
   std::lock_guard lock(graph_mutex());
   GraphExecRef exec;
   BF_TRY(find_exec(handle, &exec));

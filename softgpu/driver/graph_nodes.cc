@@ -40,6 +40,7 @@ CUresult copy_node_work(const CUDA_MEMCPY3D& params, CUcontext handle, ContextRe
 
 CUresult memset_node_work(const CUDA_MEMSET_NODE_PARAMS& params, CUcontext handle, ContextRef* context, Work* work) {
   BF_TRY(find_context(handle, context));
+  if (params.width == 0 || params.height == 0) return CUDA_ERROR_INVALID_VALUE;
   BF_TRY(check_memset(params));
   *work = MemsetWork{params};
   return CUDA_SUCCESS;
@@ -66,6 +67,7 @@ CUresult memory_op_node_work(const CUDA_BATCH_MEM_OP_NODE_PARAMS& params, Contex
 namespace {
 
 CUresult event_work(CUevent handle, bool record, Work* work) {
+  if (!handle) return CUDA_ERROR_INVALID_VALUE;
   auto event = events().find(handle);
   if (!event) return CUDA_ERROR_INVALID_HANDLE;
   if (record)
@@ -127,8 +129,12 @@ CUresult generic_node_work(const CUgraphNodeParams& params, ContextRef* context,
     case CU_GRAPH_NODE_TYPE_MEM_FREE:
       *work = FreeWork{params.free.dptr};
       return CUDA_SUCCESS;
-    default:
+    case CU_GRAPH_NODE_TYPE_CONDITIONAL:
+    case CU_GRAPH_NODE_TYPE_EXT_SEMAS_SIGNAL:
+    case CU_GRAPH_NODE_TYPE_EXT_SEMAS_WAIT:
       return CUDA_ERROR_NOT_SUPPORTED;
+    default:
+      return CUDA_ERROR_INVALID_VALUE;
   }
 }
 

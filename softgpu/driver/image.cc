@@ -77,6 +77,11 @@ CUresult ptx_units(const void* image, FatbinForm form, std::vector<std::string>*
     }
     case abi::ImageKind::kPtx: {
       std::string_view text((const char*)found->bytes.data(), found->bytes.size());
+      // Text is PTX once it says so; without a version the driver sees no image at all (580.159.04).
+      if (text.find(".version") == std::string_view::npos) {
+        *message = "text without a .version directive is not PTX";
+        return CUDA_ERROR_INVALID_IMAGE;
+      }
       split_units(text.substr(0, text.find('\0')), units);
       return CUDA_SUCCESS;
     }

@@ -1,3 +1,5 @@
+#include "base/cuda_environment.h"
+#include "softgpu/driver/graph.h"
 #include "softgpu/driver/launch.h"
 
 #include <sys/mman.h>
@@ -195,11 +197,7 @@ CUresult make_kernel_work(FunctionRef function, const LaunchShape& shape, void**
 // --------------------------------------------------------------------------------------------------------- entry
 // points
 
-BF_API CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction handle, void** parameters, void** extra) {
-  BF_ENTER();
-  if (!config || (config->numAttrs && !config->attrs)) return CUDA_ERROR_INVALID_VALUE;
-  StreamRef stream;
-  BF_TRY(find_stream(config->hStream, &stream));
+static CUresult launch(const CUlaunchConfig* config, const StreamRef& stream, CUfunction handle, void** parameters, void** extra) {
   FunctionRef function;
   BF_TRY(find_function(handle, stream->context, &function));
   if (function->context != stream->context) return CUDA_ERROR_INVALID_HANDLE;
@@ -228,12 +226,26 @@ BF_API CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction handle
       case CU_LAUNCH_ATTRIBUTE_DEVICE_UPDATABLE_KERNEL_NODE:
         return CUDA_ERROR_NOT_SUPPORTED;
       default:
+        if (unsigned(attribute.id) >= CU_LAUNCH_ATTRIBUTE_MAX) return CUDA_ERROR_INVALID_VALUE;
         break;  // hints
     }
   }
   BF_TRY(make_kernel_work(std::move(function), shape, parameters, extra, &work));
   BF_TRY(enqueue(stream, std::move(work)));
   return after ? record_event(stream, after, 0) : CUDA_SUCCESS;
+}
+
+BF_API CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction handle, void** parameters, void** extra) {
+  BF_ENTER();
+  if (!config || (config->numAttrs && !config->attrs)) return CUDA_ERROR_INVALID_VALUE;
+  StreamRef stream;
+  BF_TRY(find_stream(config->hStream, &stream));
+  CUresult result = launch(config, stream, handle, parameters, extra);
+  static const bool blocking = CudaEnvironment::read().launch_blocking;
+  if (result == CUDA_SUCCESS) return blocking && !is_capturing(*stream) ? cuStreamSynchronize(config->hStream) : result;
+  std::lock_guard lock(graph_mutex());
+  if (is_capturing(*stream)) invalidate_capture(*stream->capture);  // a launch that is refused breaks it
+  return result;
 }
 
 BF_API CUresult cuLaunchKernel(CUfunction f, unsigned int gx, unsigned int gy, unsigned int gz, unsigned int bx,

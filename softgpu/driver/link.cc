@@ -42,6 +42,7 @@ BF_API CUresult cuLinkAddData_v2(CUlinkState handle, CUjitInputType type, void* 
   if (type == CU_JIT_INPUT_PTX) {
     std::string text((const char*)data, bytes);
     units.push_back(text.substr(0, text.find('\0')));
+    if (units.back().empty()) return state->log->finish(CUDA_ERROR_INVALID_IMAGE, "there is no PTX");
   } else if (type == CU_JIT_INPUT_FATBINARY) {
     CUresult result = ptx_units(data, FatbinForm::kAny, &units, &message);
     if (result != CUDA_SUCCESS) return state->log->finish(result, message);

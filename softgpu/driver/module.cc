@@ -1,3 +1,4 @@
+#include "base/cuda_environment.h"
 #include "softgpu/driver/module.h"
 
 #include <cstdio>
@@ -201,7 +202,7 @@ BF_API CUresult cuModuleUnload(CUmodule handle) {
 BF_API CUresult cuModuleGetLoadingMode(CUmoduleLoadingMode* mode) {
   BF_ENTER();
   if (!mode) return CUDA_ERROR_INVALID_VALUE;
-  *mode = CU_MODULE_EAGER_LOADING;
+  *mode = CudaEnvironment::read().eager_loading ? CU_MODULE_EAGER_LOADING : CU_MODULE_LAZY_LOADING;
   return CUDA_SUCCESS;
 }
 
@@ -217,7 +218,7 @@ CUresult find_module(CUmodule handle, ModuleRef* module) {
 
 BF_API CUresult cuModuleGetFunction(CUfunction* out, CUmodule handle, const char* name) {
   BF_ENTER();
-  if (!out || !name) return CUDA_ERROR_INVALID_VALUE;
+  if (!out || !name || !*name) return CUDA_ERROR_INVALID_VALUE;
   ModuleRef module;
   BF_TRY(find_module(handle, &module));
   const ptx::KernelInfo* info = module->program->find_kernel(name);
@@ -255,7 +256,8 @@ BF_API CUresult cuModuleGetGlobal_v2(CUdeviceptr* address, size_t* bytes, CUmodu
   const ptx::Variable* found = nullptr;
   for (const ptx::Variable& variable : variables)
     if (variable.name == name && (!found || variable.visible)) found = &variable;
-  if (!found) return CUDA_ERROR_NOT_FOUND;
+  // A kernel has a name, but is no variable (580.159.04).
+  if (!found) return module->program->find_kernel(name) ? CUDA_ERROR_INVALID_VALUE : CUDA_ERROR_NOT_FOUND;
   if (address) *address = module->addresses[found - variables.data()];
   if (bytes) *bytes = found->bytes;
   return CUDA_SUCCESS;

@@ -62,7 +62,8 @@ CUresult find_pool(CUmemoryPool handle, MemoryPoolRef* pool) {
 }
 
 CUresult allocate(CUdeviceptr* out, size_t bytes, const MemoryPoolRef& pool, const StreamRef& stream) {
-  if (!out || bytes == 0) return CUDA_ERROR_INVALID_VALUE;
+  if (!out) return CUDA_ERROR_INVALID_VALUE;
+  if (bytes == 0) return *out = 0, CUDA_SUCCESS;
   bool captured = false;
   BF_TRY(capture_allocation(stream, pool, bytes, out, &captured));
   if (captured) return CUDA_SUCCESS;
@@ -104,6 +105,7 @@ BF_API CUresult cuMemFreeAsync(CUdeviceptr address, CUstream stream_handle) {
   BF_ENTER();
   StreamRef stream;
   BF_TRY(find_stream(stream_handle, &stream));
+  if (!address) return CUDA_SUCCESS;
   AllocationRef allocation = AddressSpace::instance().find(address);
   bool freeable = allocation && allocation->begin == address &&
                   (allocation->kind == MemoryKind::kPool || allocation->kind == MemoryKind::kDevice);

@@ -164,7 +164,7 @@ BF_API CUresult cuStreamDestroy_v2(CUstream handle) {
   abandon_capture(*stream);
   streams().remove(handle);
   retire(stream);
-  return CUDA_SUCCESS;
+  return stream->context->fault;  // the stream is gone all the same (580.159.04)
 }
 
 BF_API CUresult cuStreamQuery(CUstream handle) {
@@ -384,6 +384,9 @@ CUresult check_memory_operation(const CUstreamBatchMemOpParams& operation) {
     default:
       return CUDA_ERROR_INVALID_VALUE;
   }
+  const bool waits = operation.operation == CU_STREAM_MEM_OP_WAIT_VALUE_32 || operation.operation == CU_STREAM_MEM_OP_WAIT_VALUE_64;
+  const unsigned known = waits ? CU_STREAM_WAIT_VALUE_NOR | CU_STREAM_WAIT_VALUE_FLUSH : CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER;
+  if (operation.writeValue.flags & ~known) return CUDA_ERROR_INVALID_VALUE;
   uint64_t address = operation.writeValue.address;
   AllocationRef allocation = AddressSpace::instance().find(address);
   if (address % bytes || !allocation || address + bytes > allocation->end()) return CUDA_ERROR_INVALID_VALUE;

@@ -61,7 +61,7 @@ CUresult resolve(const CUDA_RESOURCE_DESC& resource, Texture* texture) {
   switch (resource.resType) {
     case CU_RESOURCE_TYPE_ARRAY: {
       texture->array = arrays().find(resource.res.array.hArray);
-      if (!texture->array) return CUDA_ERROR_INVALID_HANDLE;
+      if (!texture->array) return CUDA_ERROR_INVALID_VALUE;
       texture->memory = texture->array->storage;
       texture->levels.push_back(volume_of(*texture->array));
       return CUDA_SUCCESS;
@@ -77,7 +77,7 @@ CUresult resolve(const CUDA_RESOURCE_DESC& resource, Texture* texture) {
     case CU_RESOURCE_TYPE_LINEAR: {
       const auto& linear = resource.res.linear;
       Volume volume{linear.devPtr, 0, 1, 1, linear.sizeInBytes, linear.sizeInBytes, linear.format, linear.numChannels};
-      if (!format_bytes(linear.format) || !linear.numChannels || linear.numChannels > 4)
+      if (!format_bytes(linear.format) || !linear.numChannels || linear.numChannels > 4 || linear.devPtr % kGranule)
         return CUDA_ERROR_INVALID_VALUE;
       volume.width = linear.sizeInBytes / volume.texel_bytes();
       texture->levels.push_back(volume);
@@ -401,7 +401,6 @@ BF_API CUresult cuSurfObjectCreate(CUsurfObject* out, const CUDA_RESOURCE_DESC* 
   BF_TRY(current_context(&context));
   auto surface = std::make_shared<Texture>();
   BF_TRY(resolve(*resource, surface.get()));
-  if (!(surface->array->descriptor.Flags & CUDA_ARRAY3D_SURFACE_LDST)) return CUDA_ERROR_INVALID_VALUE;
   *out = surfaces().add(std::move(surface));
   return CUDA_SUCCESS;
 }

@@ -44,7 +44,10 @@ bool inside_reservation(uint64_t address, uint64_t bytes) {
 
 CUresult check_properties(const CUmemAllocationProp& p) {
   if (p.type != CU_MEM_ALLOCATION_TYPE_PINNED) return CUDA_ERROR_INVALID_VALUE;
-  if (p.location.type != CU_MEM_LOCATION_TYPE_DEVICE) return CUDA_ERROR_NOT_SUPPORTED;
+  if (p.location.type != CU_MEM_LOCATION_TYPE_DEVICE) {
+    const bool host = p.location.type >= CU_MEM_LOCATION_TYPE_HOST && p.location.type <= CU_MEM_LOCATION_TYPE_HOST_NUMA_CURRENT;
+    return host ? CUDA_ERROR_NOT_SUPPORTED : CUDA_ERROR_INVALID_VALUE;
+  }
   if (!device_at(p.location.id)) return CUDA_ERROR_INVALID_DEVICE;
   if (p.requestedHandleTypes & ~CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return CUDA_ERROR_NOT_SUPPORTED;
   return CUDA_SUCCESS;

@@ -29,6 +29,7 @@ HELPERS = {"busy", "cycle", "quota"}
 
 # Further runs of one program: name -> (program, settings).
 VARIANTS = {
+    "visible_devices_two": ("visible_devices", {"args": ["--two"], "gpus": 2}),
     "terminated": ("killed", {"args": ["15"], "status": -15}),
     "segfault": ("killed", {"args": ["11"], "status": -11}),
     "order_stress_8_threads": ("order_stress", {"args": ["1600", "8", "3"], "timeout": 180}),

@@ -42,8 +42,9 @@ struct Worker {
   explicit Worker(server::DriverLibrary loaded) : library(std::move(loaded)), prepared(library.api) {}
 };
 
-Result<client::Attached> attach_inside() {
+Result<client::Attached> attach_inside(bool* device_twice) {
   auto library = server::load_driver();
+  *device_twice = library.status().code() == StatusCode::kInvalid;  // this environment is the driver's, too
   if (!library.ok()) return library.status();
   auto* worker = new Worker(std::move(*library));
   const DriverApi& api = worker->library.api;
@@ -56,6 +57,7 @@ Result<client::Attached> attach_inside() {
     size_t bytes = 0;
     api.cuDeviceTotalMem_v2(&bytes, i);
     device.limit_bytes = bytes;
+    device.partition = size_t(i);
     worker->config.devices.push_back(device);
   }
   worker->config.software = worker->library.software;

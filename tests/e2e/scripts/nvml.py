@@ -67,6 +67,18 @@ with harness.Server(build, software_gpus=2) as server:
             check(bool(mine) and mine[0]["name"].startswith("python") and mine[0]["used"] == device["after"]["cuda"][1],
                   f"{transport}, device {index}: the process and what it uses: {mine}")
 
+    # NVML shows the lease, whatever the program chose of it for CUDA; the memory it uses shows on that device.
+    script = "import json,sys;sys.path.insert(0,%r);import nvml_probe;n=nvml_probe.Nvml();c=nvml_probe.Cuda();c.use(0);c.allocate(64);" \
+             "d=[n.device(i) for i in range(n.count())];print(json.dumps({'nvml':[n.text('nvmlDeviceGetUUID',x) for x in d]," \
+             "'cuda':[c.uuid(i) for i in range(c.count())],'used':[n.memory(x)['v1'][1]>>20 for x in d]}))" % str(pathlib.Path(PROBE).parent)
+    for visible, order in (("1", [1]), ("1,0", [1, 0]), ("0", [0])):
+        run = server.run([sys.executable, "-c", script], {**SETTINGS, "env": {"CUDA_VISIBLE_DEVICES": visible}}, gpus=2, memory_mib=2048)
+        seen = figures(run)
+        check(seen is not None and len(seen["nvml"]) == 2 and seen["cuda"] == [seen["nvml"][i] for i in order],
+              f"CUDA_VISIBLE_DEVICES={visible}: NVML and CUDA show {seen}")
+        check(seen is not None and seen["used"][order[0]] >= 64 and seen["used"][1 - order[0]] == 0,
+              f"CUDA_VISIBLE_DEVICES={visible}: memory used by NVML's device {seen and seen['used']}")
+
     # Another tenant of the same cards: its memory and its processes are nowhere.
     tenant = subprocess.Popen(server.bfrun([sys.executable, PROBE, "500", "20"], gpus=2, memory_mib=1024), env=harness.clean_environment(), stdout=subprocess.PIPE)
     check(bool(tenant.stdout.readline()), "another tenant is at work")

@@ -80,7 +80,7 @@ SessionSnapshot FakeWorker::snapshot() {
 FakeWorker::FakeWorker() {
   auto pair = std::make_shared<transport::LoopbackPair>(transport::make_loopback());
   link_ = std::move(pair->worker);
-  set_link_factory([pair]() -> Result<Attached> {
+  set_link_factory([pair](bool*) -> Result<Attached> {
     Attached attached;
     attached.link = std::move(pair->client);
     return attached;

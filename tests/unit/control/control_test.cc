@@ -96,6 +96,7 @@ TEST(Control, AgreesWithLibprotobufOnEveryMessage) {
   COMPARE(AsyncErrorNotice);
   COMPARE(PrintNotice);
   COMPARE(CallbackNotice);
+  COMPARE(HostData);
   COMPARE(Assign);
   COMPARE(Channel);
   COMPARE(Ready);
@@ -120,7 +121,7 @@ TEST(Control, AgreesWithLibprotobufOnEveryMessage) {
 // If control.proto gains a message, the list above must too. Gpu, Partition, HealthCheck, WorkerDevice, LeaseProcess and
 // NvmlAnswer are parts.
 TEST(Control, KnowsEveryMessageOfTheSpecification) {
-  EXPECT_EQ(backfield::ListReply::descriptor()->file()->message_type_count(), 35 + 6);
+  EXPECT_EQ(backfield::ListReply::descriptor()->file()->message_type_count(), 36 + 6);
 }
 
 // Its parts are bounded so that the longest one is a control frame.
