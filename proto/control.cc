@@ -317,10 +317,10 @@ static void visit(V& v, M& m) {
   v.text(2, m.message, kMessageBytes);
   v.text(3, m.session_id, kIdBytes);
   v.number(5, m.channels);
+  v.number(6, m.device_twice);
   v.number(16, m.rdma_port);
   v.text(17, m.rdma_address, kIdBytes);
   v.text(18, m.rdma_note, kMessageBytes);
-  v.number(6, m.device_twice);
 }
 
 template <class V, Is<JoinRequest> M>

@@ -140,10 +140,10 @@ struct AttachReply {
   std::string message;
   std::string session_id;
   uint32_t channels = 0;
+  bool device_twice = false;
   uint32_t rdma_port = 0;
   std::string rdma_address;
   std::string rdma_note;
-  bool device_twice = false;
 };
 struct JoinRequest {
   std::string session_id;
