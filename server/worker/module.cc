@@ -52,6 +52,8 @@ CUresult enumerate(Call& call, HandleKind kind, const std::vector<Handle>& found
 FunctionFacts Functions::learn(CUfunction function) {
   AnyContext context(session_);
   const DriverApi& driver = session_.driver;
+  // A function that was only enumerated is not loaded, and then some of its attributes are not to be had (cuFFT's, 580.159.04).
+  if (driver.cuFuncLoad) driver.cuFuncLoad(function);
   FunctionFacts facts;
   const char* name = nullptr;
   if (driver.cuFuncGetName && driver.cuFuncGetName(&name, function) == CUDA_SUCCESS && name) facts.name = name;

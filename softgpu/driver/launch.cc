@@ -201,6 +201,7 @@ static CUresult launch(const CUlaunchConfig* config, const StreamRef& stream, CU
   FunctionRef function;
   BF_TRY(find_function(handle, stream->context, &function));
   if (function->context != stream->context) return CUDA_ERROR_INVALID_HANDLE;
+  function->loaded = true;
   LaunchShape shape{{config->gridDimX, config->gridDimY, config->gridDimZ},
                     {config->blockDimX, config->blockDimY, config->blockDimZ},
                     config->sharedMemBytes};

@@ -109,6 +109,7 @@ CUresult instantiate(const ContextRef& context, std::shared_ptr<ptx::Module> pro
     function->info = &info;
     if (library) {
       function->kernel = library->kernels[info.index];
+      function->loaded = true;
       if (auto kernel = kernels().find(function->kernel))
         function->settings = kernel->settings[context->device->ordinal];
     }
@@ -225,7 +226,7 @@ BF_API CUresult cuModuleGetFunction(CUfunction* out, CUmodule handle, const char
   *out = nullptr;  // as the real driver does (580.159.04)
   if (!info) return CUDA_ERROR_NOT_FOUND;
   *out = module->functions[info->index];
-  return CUDA_SUCCESS;
+  return cuFuncLoad(*out);
 }
 
 BF_API CUresult cuModuleGetFunctionCount(unsigned int* count, CUmodule handle) {
@@ -365,6 +366,9 @@ BF_API CUresult cuFuncGetAttribute(int* value, CUfunction_attribute attribute, C
   BF_ENTER();
   FunctionRef function;
   BF_TRY(find_function(handle, &function));
+  if (!function->loaded && (attribute == CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK || attribute == CU_FUNC_ATTRIBUTE_CONST_SIZE_BYTES ||
+                            attribute == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES))
+    return CUDA_ERROR_FUNCTION_NOT_LOADED;  // these three, says cuda.h 13.0
   return function_attribute(*function->info, *function->settings, attribute, value);
 }
 
@@ -422,14 +426,16 @@ BF_API CUresult cuFuncIsLoaded(CUfunctionLoadingState* state, CUfunction handle)
   if (!state) return CUDA_ERROR_INVALID_VALUE;
   FunctionRef function;
   BF_TRY(find_function(handle, &function));
-  *state = CU_FUNCTION_LOADING_STATE_LOADED;
+  *state = function->loaded ? CU_FUNCTION_LOADING_STATE_LOADED : CU_FUNCTION_LOADING_STATE_UNLOADED;
   return CUDA_SUCCESS;
 }
 
 BF_API CUresult cuFuncLoad(CUfunction handle) {
   BF_ENTER();
   FunctionRef function;
-  return find_function(handle, &function);
+  BF_TRY(find_function(handle, &function));
+  function->loaded = true;
+  return CUDA_SUCCESS;
 }
 
 }  // namespace bf::softgpu

@@ -32,6 +32,7 @@ struct Function {
   const ptx::KernelInfo* info = nullptr;
   std::shared_ptr<FunctionSettings> settings;
   CUkernel kernel = nullptr;  // the kernel it came from, if any
+  std::atomic<bool> loaded{false};  // false: only enumerated so far
 };
 using FunctionRef = std::shared_ptr<Function>;
 
