@@ -5,14 +5,14 @@
 constexpr unsigned kCount = 2000;
 
 struct Memory {
-  unsigned *mapped, *pinned, *pageable, *words;
+  unsigned *mapped, *pinned, *copied, *words;
   unsigned seen;
 };
 
 static void CUDA_CB between(void* data) {
   auto* memory = static_cast<Memory*>(data);
   memory->seen = memory->mapped[7] * 1000 + memory->pinned[1];
-  for (unsigned i = 0; i < kCount; i++) memory->pageable[i] = memory->mapped[i] + 5;
+  for (unsigned i = 0; i < kCount; i++) memory->copied[i] = memory->mapped[i] + 5;
   memory->mapped[0] = 77;
 }
 
@@ -45,8 +45,9 @@ int main() {
   memory.pinned = static_cast<unsigned*>(raw);
   CHECK(cuMemHostAlloc(&raw, 64, 0));
   memory.words = static_cast<unsigned*>(raw);
-  std::vector<unsigned> pageable(kCount), out(kCount);
-  memory.pageable = pageable.data();
+  CHECK(cuMemHostAlloc(&raw, kCount * 4, 0));
+  memory.copied = static_cast<unsigned*>(raw);
+  std::vector<unsigned> out(kCount);
   CUdeviceptr device, mapped;
   CHECK(cuMemAlloc(&device, kCount * 4));
   CHECK(cuMemHostGetDevicePointer(&mapped, memory.mapped, 0));
@@ -72,7 +73,7 @@ int main() {
   CHECK(cuGraphAddMemsetNode(&next, graph, &node, 1, &set, context));
   CUDA_HOST_NODE_PARAMS host{between, &memory};
   CHECK(cuGraphAddHostNode(&node, graph, &next, 1, &host));
-  node = copy_node(graph, node, context, device, memory.pageable, nullptr);
+  node = copy_node(graph, node, context, device, memory.copied, nullptr);
   node = copy_node(graph, node, context, device, nullptr, out.data());
   CUstreamBatchMemOpParams operation{};
   operation.writeValue.operation = CU_STREAM_MEM_OP_WRITE_VALUE_32;

@@ -44,6 +44,12 @@ void run(CUgraphExec exec) {
   CHECK(cuStreamSynchronize(stream));
 }
 
+unsigned* pinned(size_t count) {
+  void* memory;
+  CHECK(cuMemHostAlloc(&memory, count * sizeof(unsigned), 0));
+  return static_cast<unsigned*>(std::memset(memory, 0, count * sizeof(unsigned)));
+}
+
 struct Relay {
   unsigned* from;
   unsigned* to;
@@ -60,7 +66,8 @@ void CUDA_CB relay(void* data) {
 
 // kernel -> copy to host -> host function -> copy to device -> copy to host
 void host_in_the_middle() {
-  static unsigned first[256], second[256], result[256];
+  // Pinned: what lies in pageable memory is read when the graph is launched, before the host function (580.159.04).
+  unsigned *first = pinned(256), *second = pinned(256), *result = pinned(256);
   Relay work{first, second, 1000, 0};
   CUdeviceptr memory;
   CHECK(cuMemAlloc(&memory, 4096));
@@ -99,7 +106,7 @@ void host_in_the_middle() {
   CHECK(cuGraphHostNodeGetParams(host, &known));
   std::printf("now the second: %d\n", known.userData == &other);
   // A copy of the executable graph gets another host side.
-  static unsigned elsewhere[256];
+  unsigned* elsewhere = pinned(256);
   copy = to_host(elsewhere, memory + 2048, 1024);
   CHECK(cuGraphExecMemcpyNodeSetParams(exec, last, &copy, context));
   result[1] = 0;

@@ -35,7 +35,7 @@ def raw_module():
 @case("elementwise and reduction kernels")
 def made_kernels():
     add = cupy.ElementwiseKernel("T x, T y", "T z", "z = x + 2 * y", "add_twice")
-    norm = cupy.ReductionKernel("T x", "T y", "x * x", "a + b", "y = sqrt(a)", "0", "norm")
+    norm = cupy.ReductionKernel("T x", "T y", "x * x", "a + b", "y = sqrt(a)", "0", "root_of_squares")
     x = cupy.asarray(A)
     close(norm(x).get(), numpy.linalg.norm(A))
     return add(x, x), norm(x, axis=0)
@@ -43,7 +43,10 @@ def made_kernels():
 
 @case("fused function")
 def fused():
-    function = cupy.fuse(lambda x, y: cupy.sqrt(x * x + y * y) + 1)
+    @cupy.fuse()
+    def function(x, y):
+        return cupy.sqrt(x * x + y * y) + 1
+
     got = function(cupy.asarray(A), cupy.asarray(A))
     close(got.get(), numpy.sqrt(2 * A * A) + 1)
     return got

@@ -1,10 +1,16 @@
 """Numba-CUDA: kernels written in Python."""
 
 import math
+import sys
 
 import numpy
 from cases import case
-from numba import cuda, float32, vectorize
+
+try:
+    from numba import cuda, float32, vectorize
+except AttributeError as error:  # numba-cuda 0.30 does not know NumPy 2.5
+    print(f"numba-cuda cannot be imported: {error}")
+    sys.exit(77)
 
 NUMBERS = numpy.arange(100000, dtype=numpy.float32)
 
