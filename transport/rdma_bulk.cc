@@ -45,13 +45,13 @@ Status RdmaBulk::open(uint32_t channel, Connection& connection) {
 // The engine ends the link for whatever is not an orderly end; the reason is told before.
 Status RdmaBulk::write(uint32_t channel, const SendQueue::Job& job) {
   Status status = write_job(*lanes_[channel], job);
-  if (!status.ok() && status.code() != StatusCode::kUnavailable) broken_(status);
+  if (!status.ok() && !hung_up_) broken_(status);
   return status;
 }
 
 Result<bool> RdmaBulk::read(uint32_t channel) {
   auto more = read_one(*lanes_[channel]);
-  if (!more.ok() && more.status().code() != StatusCode::kUnavailable) broken_(more.status());
+  if (!more.ok() && !hung_up_) broken_(more.status());
   return more;
 }
 
@@ -214,7 +214,10 @@ Result<bool> RdmaBulk::read_one(Lane& lane) {
     completions.sleep(wake_);
     completions.drain();
   }
-  if (one.status != IBV_WC_SUCCESS) return completion_error(one);
+  if (one.status != IBV_WC_SUCCESS) {
+    BF_RETURN_IF_ERROR(reap(lane));  // a send that failed took the receives along: it knows why
+    return completion_error(one);
+  }
   BF_RETURN_IF_ERROR(post_receive(lane));
   const uint32_t immediate = be32toh(one.imm_data);
   if (one.opcode == IBV_WC_RECV && one.byte_len == 0 && (one.wc_flags & IBV_WC_WITH_IMM)) {

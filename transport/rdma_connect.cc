@@ -107,7 +107,7 @@ rdma_conn_param parameters(const void* private_data, size_t bytes) {
   rdma_conn_param parameters{};
   parameters.private_data = private_data;
   parameters.private_data_len = uint8_t(bytes);
-  parameters.retry_count = 7;
+  parameters.retry_count = 6;      // each some seconds; Soft-RoCE takes 7 for "for ever"
   parameters.rnr_retry_count = 7;  // for ever: a peer that takes nothing stalls us, as with sockets
   return parameters;
 }

@@ -162,6 +162,10 @@ void RdmaStream::progress_locked() {
       const ibv_wc& one = completions[i];
       news = true;
       if (one.status != IBV_WC_SUCCESS) {
+        {
+          std::lock_guard lock(post_mutex_);
+          reap_locked();  // a send that failed took the receives along: it knows why
+        }
         if (!fate_.gone()) broken_(completion_error(one));
         continue;
       }

@@ -2,7 +2,7 @@
 """Runs Backfield over real verbs, in the VM of vm.py: the transport contract, a link's faults, end-to-end programs.
 
   run.py --build build                what fits into minutes (the ctest entry rdma.vm)
-  run.py --build build --full         everything
+  run.py --build build --full         everything, every end-to-end program; also BF_E2E_FULL=1
   run.py --build build --only faults  one part: contract, faults, e2e, sessions
 Exit status: 0 all well, 1 something failed, 77 no VM is to be had here."""
 
@@ -19,7 +19,9 @@ SOURCE = HERE.parent.parent
 SLOW_CONTRACT = ["*BytesArriveInOrderWhateverThePieces*", "*ThousandsOfRoundTrips*", "*BytesOfAllSizesArrive*", "*HundredLinks*", "*SenderWaitsForASlowReceiver*"]
 SLOW_FAULTS = ["*SilentNetwork*", "*ABrokenQueuePair*"]
 PARTS = ["contract", "faults", "e2e", "sessions"]
-SHORT_E2E = ["driver_basic", "copy_forms", "kernel_printf", "host_functions", "pinned", "fork_after"]
+# Of each kind of traffic one: calls, copies, text, host functions, memory both sides use, graphs, threads, errors, forks, ends.
+SHORT_E2E = ["driver_basic", "copy_forms", "pageable_async", "kernel_printf", "host_functions", "pinned", "mapped", "managed", "graph_host_copies", "sticky_error",
+             "fork_after", "killed", "exit_busy"]
 
 
 def script(build, parts, full):
@@ -37,8 +39,8 @@ def script(build, parts, full):
         slow = [] if full else SLOW_FAULTS
         step("faults", f"tests/rdma_fault_test --gtest_brief=1 --gtest_filter={shlex.quote('-' + ':'.join(['*ACutCable*', *slow]))}")
     if "e2e" in parts and (build / "e2e").exists():
-        names = "" if full else " ".join(SHORT_E2E)
-        step("e2e", f"python3 {SOURCE}/tests/e2e/run.py --build . --transports tcp,rdma {names}")
+        transports, names = ("tcp,rdma", "") if full else ("rdma", " ".join(SHORT_E2E))
+        step("e2e", f"python3 {SOURCE}/tests/e2e/run.py --build . --transports {transports} {names}")
         step("lossy", f"netem_on delay 1ms loss 0.5%; python3 {SOURCE}/tests/e2e/run.py --build . --transports rdma driver_basic; result=$?; netem_off; [ $result = 0 ]")
     if "sessions" in parts:
         step("sessions", f"python3 {HERE}/sessions.py --build .")
@@ -60,9 +62,10 @@ def main():
     work = build / "rdma-vm"
     work.mkdir(exist_ok=True)
     inside = work / "inside.sh"
-    inside.write_text(script(build, [arguments.only] if arguments.only else PARTS, arguments.full))
+    full = arguments.full or bool(os.environ.get("BF_E2E_FULL"))
+    inside.write_text(script(build, [arguments.only] if arguments.only else PARTS, full))
     return subprocess.run([sys.executable, HERE / "vm.py", "--cache", arguments.cache or work, "--timeout",
-                           str(arguments.timeout or (7200 if arguments.full else 780)), "--", "bash", inside]).returncode
+                           str(arguments.timeout or (7200 if full else 780)), "--", "bash", inside]).returncode
 
 
 if __name__ == "__main__":

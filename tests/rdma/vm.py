@@ -24,7 +24,7 @@ import time
 SKIPPED = 77
 BROKEN = 70  # the VM ended without an answer
 # What the kernel image of a distribution does not hold itself: the way to our files, and RDMA over Ethernet.
-MODULES = ["virtio_pci", "9pnet_virtio", "9p", "overlay", "crc32_generic", "veth", "sch_netem", "rdma_rxe", "ib_uverbs", "rdma_ucm"]
+MODULES = ["virtio_pci", "9pnet_virtio", "9p", "overlay", "crc32_generic", "veth", "sch_netem", "sch_ingress", "cls_u32", "act_gact", "rdma_rxe", "ib_uverbs", "rdma_ucm"]
 MARK = "bf-vm-status"
 
 INIT = """#!/bin/busybox sh

@@ -36,7 +36,7 @@ class ReadingBulk : public transport::Bulk {
   }
   void forget(const void* data) override { forgotten += uintptr_t(data) == base; }
   std::span<std::byte> ring() override { return inner_.ring(); }
-  void stop() override { inner_.stop(); }
+  void stop() noexcept override { inner_.stop(); }
 
   std::atomic<uintptr_t> base{0}, size{0};
   std::atomic<int> from_device{0}, forgotten{0};
