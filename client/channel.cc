@@ -2,6 +2,7 @@
 #include "base/log.h"
 #include "client/contexts.h"
 #include "api/remote.h"
+#include "proto/abi/error_log.h"
 #include "proto/api/wire.h"
 
 namespace bf::client {
@@ -10,10 +11,15 @@ CUresult enter_slow() noexcept { return Session::gate(); }
 
 CUresult denied(const char* symbol, std::atomic<uint32_t>& count) noexcept {
   if (count.fetch_add(1, std::memory_order_relaxed) == 0) BF_DEBUG("{} is not supported", symbol);
+  abi::log_error(symbol, CUDA_ERROR_NOT_SUPPORTED);
   return CUDA_ERROR_NOT_SUPPORTED;
 }
 
-void log_refusal(const char* symbol, CUresult result) noexcept { BF_DEBUG("{} returns {}", symbol, int(result)); }
+void log_refusal(const char* symbol, CUresult result) noexcept {
+  BF_DEBUG("{} returns {}", symbol, int(result));
+  // In a forked child the log's lock may be held by a thread that is not there.
+  if (result != CUDA_ERROR_NOT_INITIALIZED) abi::log_error(symbol, result);
+}
 
 namespace {
 

@@ -45,6 +45,15 @@ void drop_all_of(Table& table, uint64_t context) {
 }
 
 void forget_objects(uint64_t context) {
+  std::vector<uint64_t> greens;
+  state().contexts.for_each([&](uint64_t value, Context& green) {
+    if (green.owner == context) greens.push_back(value);
+  });
+  for (uint64_t green : greens) {
+    const uint64_t handle = state().contexts.find(green)->green;
+    end_green_context(green);
+    state().green_contexts.erase(handle);
+  }
   drop_all_of(state().streams, context);
   drop_all_of(state().events, context);
   drop_all_of(state().modules, context);
@@ -61,7 +70,7 @@ void twin_unknown() {
 
 // `context`, or the current one for NULL.
 Context* find_context(CUcontext context) {
-  uint64_t value = context ? value_of(context) : current_context();
+  uint64_t value = context ? value_of(context) : current_as_set();
   return value ? state().contexts.find(value) : nullptr;
 }
 
@@ -81,6 +90,32 @@ void make_primary_contexts(const SessionSnapshot& snapshot) {
 }
 
 uint64_t primary_context(int device) { return device >= 0 && size_t(device) < g_primary.size() ? g_primary[size_t(device)] : 0; }
+
+uint64_t current_context() {
+  const uint64_t value = current_as_set();
+  Context* context = value ? state().contexts.find(value) : nullptr;
+  return context && context->owner ? context->owner : value;
+}
+
+uint64_t current_green() {
+  const uint64_t value = current_as_set();
+  Context* context = value ? state().contexts.find(value) : nullptr;
+  return context && context->owner ? value : 0;
+}
+
+void begin_green_context(uint64_t value, uint64_t green, uint64_t owner) {
+  Context& context = *state().contexts.find(value);
+  const Context& primary = *state().contexts.find(owner);
+  context.device = primary.device;
+  context.owner = owner;
+  context.green = green;
+  begin_life(context, primary.flags.load(std::memory_order_relaxed));
+}
+
+void end_green_context(uint64_t value) {
+  end_life(value, *state().contexts.find(value));
+  state().contexts.erase(value);
+}
 
 uint64_t context_id(Context& context) {
   std::lock_guard guard(context.lock);
@@ -201,7 +236,7 @@ CUresult handle_cuCtxCreate_v4(CUcontext* pctx, CUctxCreateParams* params, unsig
 CUresult handle_cuCtxDestroy_v2(CUcontext ctx) noexcept {
   if (!ctx) return CUDA_ERROR_INVALID_VALUE;  // measured, 580.159.04
   Context* context = state().contexts.find(value_of(ctx));
-  if (!context || context->primary || !context->alive()) return CUDA_ERROR_INVALID_CONTEXT;
+  if (!context || context->primary || context->owner || !context->alive()) return CUDA_ERROR_INVALID_CONTEXT;
   end_life(value_of(ctx), *context);
   CUresult result = remote_cuCtxDestroy_v2(ctx);
   twin_unknown();
@@ -225,8 +260,8 @@ CUresult handle_cuCtxAttach(CUcontext* pctx, unsigned int flags) noexcept {
 
 CUresult handle_cuCtxDetach(CUcontext ctx) noexcept {
   Context* context = ctx ? state().contexts.find(value_of(ctx)) : nullptr;
-  if (!context || value_of(ctx) != current_context()) return CUDA_ERROR_INVALID_CONTEXT;
-  if (context->primary) return CUDA_SUCCESS;  // it is counted by cuDevicePrimaryCtxRetain (580.159.04)
+  if (!context || value_of(ctx) != current_as_set()) return CUDA_ERROR_INVALID_CONTEXT;
+  if (context->primary || context->owner) return CUDA_SUCCESS;  // it is counted by cuDevicePrimaryCtxRetain (580.159.04)
   {
     std::lock_guard guard(lifecycle());
     if (context->retains > 0) {
@@ -271,7 +306,7 @@ CUresult handle_cuCtxSetCurrent(CUcontext ctx) noexcept {
 
 CUresult handle_cuCtxGetCurrent(CUcontext* pctx) noexcept {
   if (!pctx) return CUDA_ERROR_INVALID_VALUE;
-  *pctx = as_handle<CUcontext>(current_context());
+  *pctx = as_handle<CUcontext>(current_as_set());
   return CUDA_SUCCESS;
 }
 
@@ -299,7 +334,7 @@ CUresult handle_cuCtxGetDevice_v2(CUdevice* device, CUcontext ctx) noexcept {
 CUresult handle_cuCtxGetId(CUcontext ctx, unsigned long long* ctxId) noexcept {
   if (!ctxId) return CUDA_ERROR_INVALID_VALUE;
   Context* context = find_context(ctx);
-  if (!context) return ctx || !current_context() ? CUDA_ERROR_INVALID_CONTEXT : CUDA_ERROR_CONTEXT_IS_DESTROYED;
+  if (!context) return ctx || !current_as_set() ? CUDA_ERROR_INVALID_CONTEXT : CUDA_ERROR_CONTEXT_IS_DESTROYED;
   *ctxId = context_id(*context);
   return CUDA_SUCCESS;
 }

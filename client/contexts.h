@@ -13,11 +13,19 @@ void make_attribute_tables(const SessionSnapshot& snapshot);
 void make_primary_contexts(const SessionSnapshot& snapshot);
 uint64_t primary_context(int device);  // 0 for an unknown device
 
-// The calling thread's current context, 0 if none; it need not be alive.
-inline uint64_t current_context() {
+// The context that is current in the calling thread, 0 if none; it need not be alive.
+inline uint64_t current_as_set() {
   ThreadState* thread = find_thread();
   return thread && !thread->contexts.empty() ? thread->contexts.back() : 0;
 }
+// The one whose are the objects that the thread makes: for a green context the primary one.
+uint64_t current_context();
+// The current context if it is a green one; 0 otherwise.
+uint64_t current_green();
+
+// A green context's CUcontext, its CUgreenCtx and the primary context.
+void begin_green_context(uint64_t value, uint64_t green, uint64_t owner);
+void end_green_context(uint64_t value);
 
 // Makes `context` current for as long as the object lives.
 class CurrentContext {

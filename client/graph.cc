@@ -60,7 +60,8 @@ CUresult handle_cuGraphInstantiateWithParams(CUgraphExec* phGraphExec, CUgraph h
   instantiateParams->hErrNode_out = nullptr;
   instantiateParams->result_out = result == CUDA_SUCCESS ? CUDA_GRAPH_INSTANTIATE_SUCCESS : CUDA_GRAPH_INSTANTIATE_ERROR;
   if (result == CUDA_SUCCESS && (instantiateParams->flags & CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD)) {
-    post_cuGraphUpload(*phGraphExec, instantiateParams->hUploadStream);
+    const CUstream stream = instantiateParams->hUploadStream;
+    post_cuGraphUpload(*phGraphExec, per_thread() ? per_thread_stream(stream) : stream);
   }
   return result;
 }

@@ -173,25 +173,27 @@ CUresult handle_cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, u
                                                           sharedMemBytes, hStream, nullptr, packed.bytes()));
 }
 
-CUresult handle_cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction f, void** kernelParams, void** extra) noexcept {
-  if (!config || (config->numAttrs > 0 && !config->attrs)) return CUDA_ERROR_INVALID_VALUE;
+CUresult handle_cuLaunchKernelEx(const CUlaunchConfig* given, CUfunction f, void** kernelParams, void** extra) noexcept {
+  if (!given || (given->numAttrs > 0 && !given->attrs)) return CUDA_ERROR_INVALID_VALUE;
+  CUlaunchConfig config = *given;
+  if (per_thread()) config.hStream = per_thread_stream(config.hStream);
   bool cooperative = false;
-  for (unsigned i = 0; i < config->numAttrs; ++i) {
-    const CUlaunchAttribute& attribute = config->attrs[i];
+  for (unsigned i = 0; i < config.numAttrs; ++i) {
+    const CUlaunchAttribute& attribute = config.attrs[i];
     if (attribute.id == CU_LAUNCH_ATTRIBUTE_COOPERATIVE && attribute.value.cooperative) cooperative = true;
   }
   Function* function;
-  Shape shape{{config->gridDimX, config->gridDimY, config->gridDimZ},
-              {config->blockDimX, config->blockDimY, config->blockDimZ},
-              config->sharedMemBytes};
-  CUresult result = check_launch(f, shape, config->hStream, cooperative, &function);
-  if (result == CUDA_SUCCESS) result = check_attributes(*config, state().contexts.find(current_context())->device, *function);
-  if (result != CUDA_SUCCESS) return refused(config->hStream, result);
+  Shape shape{{config.gridDimX, config.gridDimY, config.gridDimZ},
+              {config.blockDimX, config.blockDimY, config.blockDimZ},
+              config.sharedMemBytes};
+  CUresult result = check_launch(f, shape, config.hStream, cooperative, &function);
+  if (result == CUDA_SUCCESS) result = check_attributes(config, state().contexts.find(current_context())->device, *function);
+  if (result != CUDA_SUCCESS) return refused(config.hStream, result);
   PackedParameters packed;
   if (result = packed.pack(*function, kernelParams, extra); result != CUDA_SUCCESS) return result;
-  if (result = publish_changes(config->hStream); result != CUDA_SUCCESS) return result;
-  return launched(config->hStream, post_cuLaunchKernelEx(config, f, nullptr, nullptr, packed.bytes(),
-                                                         std::as_bytes(std::span(config->attrs, config->numAttrs))));
+  if (result = publish_changes(config.hStream); result != CUDA_SUCCESS) return result;
+  return launched(config.hStream, post_cuLaunchKernelEx(&config, f, nullptr, nullptr, packed.bytes(),
+                                                         std::as_bytes(std::span(config.attrs, config.numAttrs))));
 }
 
 // --- Host functions --------------------------------------------------------------------------------------------------------

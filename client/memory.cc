@@ -127,4 +127,11 @@ CUresult handle_cuMemAddressFree(CUdeviceptr ptr, size_t size) noexcept {
   return result;
 }
 
+// Managed memory is mapped on the worker, too, but that is nobody's business.
+CUresult handle_cuMemRetainAllocationHandle(CUmemGenericAllocationHandle* handle, void* addr) noexcept {
+  auto range = state().ranges.find(value_of(addr));
+  if (!handle || !range || range->kind != Range::Kind::kDevice) return CUDA_ERROR_INVALID_VALUE;
+  return remote_cuMemRetainAllocationHandle(handle, addr);
+}
+
 }  // namespace bf::client

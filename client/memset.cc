@@ -65,7 +65,7 @@ CUresult wait_for(CUdeviceptr dst, CUresult result) {
 #define BF_MEMSET(bits, type)                                                                                          \
   CUresult handle_cuMemsetD##bits##_v2(CUdeviceptr dst, type value, size_t n) noexcept {                                \
     bool host;                                                                                                         \
-    CUresult result = check(dst, bits / 8, n, 0, 1, nullptr, &host);                                                   \
+    CUresult result = check(dst, bits / 8, n, 0, 1, default_stream(), &host);                                                   \
     if (result != CUDA_SUCCESS || n == 0) return result;                                                               \
     return wait_for(dst, host ? fill(dst, bits / 8, value, n, 0, 1, default_stream())                                  \
                               : post_cuMemsetD##bits##_v2(dst, value, n));                                             \
@@ -79,7 +79,7 @@ CUresult wait_for(CUdeviceptr dst, CUresult result) {
   CUresult handle_cuMemsetD2D##bits##_v2(CUdeviceptr dst, size_t pitch, type value, size_t width, size_t height)        \
       noexcept {                                                                                                       \
     bool host;                                                                                                         \
-    CUresult result = check(dst, bits / 8, width, pitch, height, nullptr, &host);                                      \
+    CUresult result = check(dst, bits / 8, width, pitch, height, default_stream(), &host);                                      \
     if (result != CUDA_SUCCESS || width == 0 || height == 0) return result;                                            \
     return wait_for(dst, host ? fill(dst, bits / 8, value, width, pitch, height, default_stream())                     \
                               : post_cuMemsetD2D##bits##_v2(dst, pitch, value, width, height));                        \

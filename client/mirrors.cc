@@ -25,7 +25,8 @@ Mirrors& Mirrors::instance() {
 CUresult Mirrors::add(uint64_t address, uint64_t bytes, MirrorKind kind) {
   std::shared_ptr<Mirror> mirror = Mirror::make(reinterpret_cast<std::byte*>(address), address, bytes);
   if (!mirror) return CUDA_ERROR_OUT_OF_MEMORY;
-  std::lock_guard order(publish_);  // nobody publishes it before the worker has it
+  CurrentContext owner(current_context());  // a green context may end earlier
+  std::lock_guard order(publish_);          // nobody publishes it before the worker has it
   {
     std::lock_guard guard(lock_);  // a variable's initial value comes with the reply
     mirrors_[address] = std::move(mirror);

@@ -19,7 +19,7 @@ CUresult occupancy(int* blocks, CUfunction f, int threads, size_t dynamic_bytes,
   // The answer depends on what the program may change in the function, too.
   Function::Occupancy question{threads, dynamic_bytes, flags,
                                function->attribute(CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT),
-                               function->attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES), current_context(), 0};
+                               function->attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES), current_as_set(), 0};
   {
     std::lock_guard guard(function->lock);
     for (const Function::Occupancy& known : function->occupancies) {

@@ -54,15 +54,20 @@ bool device_identity(int ordinal, CUuuid* uuid, abi::PciAddress* pci) noexcept {
   return true;
 }
 
+CUcontext underlying_context(CUcontext context) noexcept {
+  Context* object = state().contexts.find(context ? value_of(context) : current_as_set());
+  return as_handle<CUcontext>(object ? object->owner : 0);
+}
+
 constexpr abi::DriverHooks kHooks = {
     .alive = []() noexcept { return Session::gate() != CUDA_ERROR_DEINITIALIZED; },
     .driver_version = driver_version,
-    .current_context = []() noexcept { return as_handle<CUcontext>(current_context()); },
+    .current_context = []() noexcept { return as_handle<CUcontext>(current_as_set()); },
     .context_state = context_state,
     .primary_context = primary_context_handle,
     .context_id = id_of_context,
     .stream_id = id_of_stream,
-    .underlying_context = [](CUcontext) noexcept -> CUcontext { return nullptr; },
+    .underlying_context = underlying_context,
     .device_count = []() noexcept { return Session::get() ? int(Session::get()->snapshot().devices.size()) : 0; },
     .device_identity = device_identity,
     .load_module = handle_cuModuleLoadData,

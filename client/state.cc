@@ -64,6 +64,7 @@ HandleMakerBase* State::maker(HandleKind kind) {
     case HandleKind::kGraphExec: return &graph_execs;
     case HandleKind::kUserObject: return &user_objects;
     case HandleKind::kLinkState: return &links;
+    case HandleKind::kGreenContext: return &green_contexts;
     default: return kind > HandleKind::kNone && kind < HandleKind::kCount ? others[size_t(kind)].get() : nullptr;
   }
 }

@@ -36,6 +36,8 @@ H as_handle(uint64_t value) {
 struct Context {
   int device = 0;
   bool primary = false;
+  uint64_t owner = 0;                // of a green context: the primary one, whose are the objects that are made in it
+  uint64_t green = 0;                // of a green context: its CUgreenCtx
   uint64_t id = 0;                   // cuCtxGetId: 1, 2, ...; never reused
   std::atomic<uint32_t> flags{0};
   std::atomic<uint32_t> api_version{0};
@@ -45,6 +47,10 @@ struct Context {
   SpinLock lock;                     // of id
 
   bool alive() const { return epoch.load(std::memory_order_acquire) & 1; }
+};
+
+struct GreenContext {
+  uint64_t context = 0;  // what cuCtxFromGreenCtx gives
 };
 
 // --- Streams, events, captures (client/capture.h) --------------------------------------------------------------------------
@@ -111,6 +117,7 @@ struct Capture {
 
 struct Stream {
   uint64_t context = 0;
+  uint64_t green = 0;  // the context of the green context that it was made in
   uint32_t flags = 0;
   int priority = 0;
   uint64_t id = 0;
@@ -250,6 +257,7 @@ struct State {
   HandleTable<GraphExec, HandleKind::kGraphExec> graph_execs;
   HandleTable<std::shared_ptr<UserObject>, HandleKind::kUserObject> user_objects;
   HandleTable<Link, HandleKind::kLinkState> links;
+  HandleTable<GreenContext, HandleKind::kGreenContext> green_contexts;
   std::array<std::unique_ptr<HandleMakerBase>, size_t(HandleKind::kCount)> others;  // the kinds without a table above
   RangeTable ranges;
   SharedById<Staging> staging;          // by address

@@ -31,6 +31,7 @@ CUresult handle_cuStreamCreateWithPriority(CUstream* phStream, unsigned int flag
   if (CUresult result = post_cuStreamCreateWithPriority(&made, flags, priority); result != CUDA_SUCCESS) return result;
   Stream& stream = *state().streams.find(value_of(made));
   stream.context = current_context();
+  stream.green = current_green();
   stream.flags = flags;
   stream.priority = priority;
   stream.id = next_stream_id();
@@ -90,14 +91,25 @@ CUresult handle_cuStreamGetCtx(CUstream hStream, CUcontext* pctx) noexcept {
   if (!pctx) return CUDA_ERROR_INVALID_VALUE;
   Stream* stream;
   if (CUresult result = find_stream(hStream, &stream); result != CUDA_SUCCESS) return result;
-  *pctx = as_handle<CUcontext>(stream ? stream->context : current_context());
+  const uint64_t green = stream ? stream->green : current_green();
+  *pctx = as_handle<CUcontext>(green ? green : stream ? stream->context : current_context());
   return CUDA_SUCCESS;
 }
 
 CUresult handle_cuStreamGetCtx_v2(CUstream hStream, CUcontext* pCtx, CUgreenCtx* pGreenCtx) noexcept {
-  CUresult result = handle_cuStreamGetCtx(hStream, pCtx);
-  if (result == CUDA_SUCCESS && pGreenCtx) *pGreenCtx = nullptr;
-  return result;
+  if (!pCtx || !pGreenCtx) return CUDA_ERROR_INVALID_VALUE;
+  Stream* stream;
+  if (CUresult result = find_stream(hStream, &stream); result != CUDA_SUCCESS) return result;
+  if (hStream == CU_STREAM_PER_THREAD && current_green()) return CUDA_ERROR_INVALID_HANDLE;
+  Context* green = state().contexts.find(stream ? stream->green : current_green());
+  *pCtx = as_handle<CUcontext>(stream ? stream->context : current_context());
+  *pGreenCtx = as_handle<CUgreenCtx>(green ? green->green : 0);
+  return CUDA_SUCCESS;
+}
+
+CUresult handle_cuStreamGetGreenCtx(CUstream hStream, CUgreenCtx* phCtx) noexcept {
+  CUcontext context;
+  return handle_cuStreamGetCtx_v2(hStream, &context, phCtx);
 }
 
 // The legacy stream is one per context, under both its names; the per-thread default stream is one per thread.

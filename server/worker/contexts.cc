@@ -1,6 +1,7 @@
 #include "server/worker/contexts.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "server/worker/session.h"
 
@@ -48,6 +49,7 @@ bool Contexts::current_device(size_t& device) const {
 
 void Contexts::begin(CUcontext context, size_t device) {
   live_.push_back({context, device});
+  count();
   session_.forget_errors();
   Use use(session_.driver, context);
   session_.copies.renew();
@@ -66,6 +68,7 @@ void Contexts::after_end(CUcontext context) {
     session_.charges.remove_context(context);
     session_.charges.remove_context_cost(found->device);
     live_.erase(found);
+    count();
   }
   if (live_.empty()) return;
   Use use(session_.driver, live_.front().context);
@@ -99,6 +102,13 @@ CUresult Contexts::end_primary(CUdevice device) {
   const CUcontext primary = session_.prepared.primary[size_t(device)];
   if (std::none_of(live_.begin(), live_.end(), [&](const Live& live) { return live.context == primary; }))
     return CUDA_ERROR_INVALID_CONTEXT;
+  std::vector<Green> greens;
+  {
+    std::lock_guard greens_guard(greens_mutex_);
+    greens = greens_;
+  }
+  for (const Green& green : greens)
+    if (green.device == size_t(device)) end_green(green);
   before_end(primary);
   // The worker holds the only reference, so this destroys it.
   const CUresult result = session_.driver.cuDevicePrimaryCtxRelease_v2(device);
@@ -131,6 +141,70 @@ CUresult Contexts::destroy(CUcontext context) {
   return result;
 }
 
+// --- Green contexts ------------------------------------------------------------------------------------------------------
+
+void Contexts::count() {
+  std::lock_guard guard(greens_mutex_);
+  others_.store(std::max<size_t>(live_.size() + greens_.size(), 1) - 1, std::memory_order_relaxed);
+}
+
+CUcontext Contexts::owner() const {
+  CUcontext current = nullptr;
+  session_.driver.cuCtxGetCurrent(&current);
+  std::lock_guard guard(greens_mutex_);
+  const auto found = std::find_if(greens_.begin(), greens_.end(), [&](const Green& green) { return green.context == current; });
+  return found == greens_.end() ? current : session_.prepared.primary[found->device];
+}
+
+CUresult Contexts::create_green(CUgreenCtx* green, CUdevResourceDesc resources, CUdevice device, unsigned int flags) {
+  std::lock_guard guard(mutex_);
+  // The client retains the primary context first: another one would be out of the account.
+  if (device < 0 || size_t(device) >= session_.config.devices.size()) return CUDA_ERROR_INVALID_DEVICE;
+  const CUcontext primary = session_.prepared.primary[size_t(device)];
+  if (std::none_of(live_.begin(), live_.end(), [&](const Live& live) { return live.context == primary; }))
+    return CUDA_ERROR_INVALID_CONTEXT;
+  Green made{nullptr, nullptr, size_t(device)};
+  CUresult result = session_.driver.cuGreenCtxCreate(&made.green, resources, device, flags);
+  if (result != CUDA_SUCCESS) return result;
+  result = session_.driver.cuCtxFromGreenCtx(&made.context, made.green);
+  if (result != CUDA_SUCCESS) {
+    session_.driver.cuGreenCtxDestroy(made.green);
+    return result;
+  }
+  {
+    std::lock_guard greens_guard(greens_mutex_);
+    greens_.push_back(made);
+  }
+  count();
+  *green = made.green;
+  return CUDA_SUCCESS;
+}
+
+CUresult Contexts::end_green(const Green& green) {
+  session_.handles.erase_real(HandleKind::kContext, uint64_t(green.context));
+  session_.handles.erase_real(HandleKind::kGreenContext, uint64_t(green.green));
+  {
+    std::lock_guard greens_guard(greens_mutex_);
+    std::erase_if(greens_, [&](const Green& other) { return other.green == green.green; });
+  }
+  count();
+  CUcontext current = nullptr;
+  if (session_.driver.cuCtxGetCurrent(&current) == CUDA_SUCCESS && current == green.context)
+    session_.driver.cuCtxSetCurrent(nullptr);
+  return session_.driver.cuGreenCtxDestroy(green.green);
+}
+
+CUresult Contexts::destroy_green(CUgreenCtx green) {
+  std::lock_guard guard(mutex_);
+  std::optional<Green> found;
+  {
+    std::lock_guard greens_guard(greens_mutex_);
+    for (const Green& other : greens_)
+      if (other.green == green) found = other;
+  }
+  return found ? end_green(*found) : CUDA_ERROR_INVALID_CONTEXT;
+}
+
 // --- Calls
 // ---------------------------------------------------------------------------------------------------------------
 
@@ -158,6 +232,12 @@ CUresult handle_cuDevicePrimaryCtxReset_v2(Call& call, CUdevice dev) {
 CUresult handle_cuCtxCreate_v2(Call& call, CUcontext* pctx, unsigned int flags, CUdevice dev) {
   return session_of(call).contexts.create(pctx, flags, dev);
 }
+
+CUresult handle_cuGreenCtxCreate(Call& call, CUgreenCtx* phCtx, CUdevResourceDesc desc, CUdevice dev, unsigned int flags) {
+  return session_of(call).contexts.create_green(phCtx, desc, dev, flags);
+}
+
+CUresult handle_cuGreenCtxDestroy(Call& call, CUgreenCtx hCtx) { return session_of(call).contexts.destroy_green(hCtx); }
 
 CUresult handle_cuCtxDestroy_v2(Call& call, CUcontext ctx) {
   if (!ctx) return CUDA_ERROR_INVALID_CONTEXT;

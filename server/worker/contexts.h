@@ -1,6 +1,7 @@
 // The session's contexts: when they are made, what they cost, and what happens to our own memory when they end.
 #pragma once
 
+#include <atomic>
 #include <mutex>
 #include <vector>
 
@@ -24,6 +25,14 @@ class Contexts {
   CUresult create(CUcontext* context, unsigned int flags, CUdevice device);
   CUresult destroy(CUcontext context);
 
+  CUresult create_green(CUgreenCtx* green, CUdevResourceDesc resources, CUdevice device, unsigned int flags);
+  CUresult destroy_green(CUgreenCtx green);
+
+  // The current context; for a green one the primary one, which owns what is made in it.
+  CUcontext owner() const;
+  // No other context lives: what waits for the current one waits for all work.
+  bool only_one() const { return others_.load(std::memory_order_relaxed) == 0; }
+
   // The device of the current context; false without one.
   bool current_device(size_t& device) const;
 
@@ -32,13 +41,23 @@ class Contexts {
     CUcontext context = nullptr;
     size_t device = 0;
   };
+  struct Green {
+    CUgreenCtx green = nullptr;
+    CUcontext context = nullptr;
+    size_t device = 0;
+  };
   void begin(CUcontext context, size_t device);
   void before_end(CUcontext context);
   void after_end(CUcontext context);
+  CUresult end_green(const Green& green);
+  void count();
 
   Session& session_;
   std::mutex mutex_;  // beginnings and ends
   std::vector<Live> live_;
+  mutable std::mutex greens_mutex_;  // never held while the driver works
+  std::vector<Green> greens_;
+  std::atomic<size_t> others_{0};  // contexts beside one
 };
 
 // While it lives, some context is current: a primary one where the thread has none. The driver tells nothing about a kernel

@@ -15,8 +15,8 @@ struct DriverLibrary {
 };
 
 // Loads BF_DRIVER, or, when that is empty, libcuda.so.1 by the loader's own path, and runs cuInit. Never the shim: that
-// would send the calls around in a circle. kImpossible, kInvalid: CUDA_VISIBLE_DEVICES
-// leaves no device, or names one twice.
+// would send the calls around in a circle. kImpossible, kInvalid: CUDA_VISIBLE_DEVICES leaves
+// no device, or names one twice.
 Result<DriverLibrary> load_driver();
 
 // "out of memory (CUDA_ERROR_OUT_OF_MEMORY)", as far as the driver has words.

@@ -256,7 +256,14 @@ CUresult Graphs::look_at(CUgraph graph, Found& found) {
   cuuint64_t reserved = 0;
   session_.driver.cuDeviceGetGraphMemAttribute(CUdevice(device), CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT, &reserved);
   const uint64_t more = found.memory_bytes - std::min<uint64_t>(found.memory_bytes, reserved);
-  return session_.charges.may_fit(device, more) ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+  return session_.pools.may_fit(device, more) ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+bool Graphs::captures_memory(CUstream stream) {
+  CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+  if (session_.driver.cuStreamIsCapturing(stream, &status) != CUDA_SUCCESS || status == CU_STREAM_CAPTURE_STATUS_NONE) return false;
+  note_memory();
+  return true;
 }
 
 std::string Graphs::finish(CUgraphExec exec, Found&& found) {

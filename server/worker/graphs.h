@@ -63,6 +63,8 @@ class Graphs {
 
   // Nodes that need the client exist: until then graphs are not looked at.
   void note_parts() { has_parts_.store(true, std::memory_order_relaxed); }
+  // Does the stream capture? Then what is allocated in it is a node.
+  bool captures_memory(CUstream stream);
   void note_memory() { has_memory_.store(true, std::memory_order_relaxed); }
   // The body graphs of a conditional node.
   void add_bodies(CUgraphNode node, std::vector<CUgraph> bodies);

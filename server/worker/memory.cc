@@ -10,62 +10,14 @@ CUresult charged(Call& call, uint64_t at_least, CUdeviceptr* address, Make make)
   Session& session = session_of(call);
   size_t device = 0;
   if (!session.contexts.current_device(device)) return make(address, at_least);  // the driver says what is wrong
-  if (!session.charges.may_fit(device, at_least)) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (!session.pools.may_fit(device, at_least)) return CUDA_ERROR_OUT_OF_MEMORY;
   uint64_t bytes = at_least;
   const CUresult result = make(address, bytes);
   if (result != CUDA_SUCCESS) return result;
-  CUcontext context = nullptr;
-  call.driver.cuCtxGetCurrent(&context);
-  if (session.charges.add({device, *address, bytes, context, false})) return result;
+  if (session.charges.add({device, *address, bytes, session.contexts.owner(), false})) return result;
   call.driver.cuMemFree_v2(*address);
   *address = 0;
   return CUDA_ERROR_OUT_OF_MEMORY;
-}
-
-// The pool's memory as the driver has it now. False: its growth passes the partition.
-bool settle_pool(Session& session, CUmemoryPool pool, size_t device) {
-  cuuint64_t reserved = 0;
-  if (session.driver.cuMemPoolGetAttribute(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &reserved) != CUDA_SUCCESS)
-    return true;
-  return session.charges.set_pool(pool, device, reserved);
-}
-
-// What pools gave back since is free for others.
-void settle_pools(Session& session) {
-  for (const auto& pool : session.charges.pools())
-    if (!Graphs::is_memory(pool.pool)) settle_pool(session, pool.pool, pool.device);
-  session.graphs.settle_memory();
-}
-
-// Allocates by `make` out of `pool` and charges what the pool grew by; trims and tries once more when it is too much.
-template <typename Make>
-CUresult charged_pool(Call& call, CUdeviceptr* address, size_t bytes, CUmemoryPool pool, size_t device, CUstream stream,
-                      Make make) {
-  Session& session = session_of(call);
-  if (!session.charges.may_fit(device, bytes)) {
-    settle_pools(session);
-    cuuint64_t used = 0;
-    call.driver.cuMemPoolGetAttribute(pool, CU_MEMPOOL_ATTR_USED_MEM_CURRENT, &used);
-    const uint64_t idle =
-        session.charges.pool_charge(pool) - std::min<uint64_t>(used, session.charges.pool_charge(pool));
-    if (bytes / Charges::kBlockBytes * Charges::kBlockBytes > session.charges.free(device) + idle)
-      return CUDA_ERROR_OUT_OF_MEMORY;
-  }
-  const CUresult result = make(address);
-  if (result != CUDA_SUCCESS || settle_pool(session, pool, device)) return result;
-  call.driver.cuMemFreeAsync(*address, stream);
-  call.driver.cuStreamSynchronize(stream);
-  call.driver.cuMemPoolTrimTo(pool, 0);
-  settle_pool(session, pool, device);
-  *address = 0;
-  return CUDA_ERROR_OUT_OF_MEMORY;
-}
-
-bool captures(Call& call, CUstream stream) {
-  CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
-  if (call.driver.cuStreamIsCapturing(stream, &status) != CUDA_SUCCESS || status == CU_STREAM_CAPTURE_STATUS_NONE) return false;
-  session_of(call).graphs.note_memory();
-  return true;
 }
 
 CUresult refuse_copy(Call& call, uint64_t transfer) {
@@ -86,7 +38,7 @@ CUresult handle_cuMemGetInfo_v2(Call& call, size_t* free, size_t* total) {
   // The driver first: it knows whether there is a context and whether it still works.
   if (CUresult result = call.driver.cuMemGetInfo_v2(&real_free, &real_total); result != CUDA_SUCCESS) return result;
   if (!session.contexts.current_device(device)) return CUDA_ERROR_INVALID_CONTEXT;
-  settle_pools(session);
+  session.pools.settle_all();
   if (free) *free = session.charges.free(device);
   if (total) *total = session.charges.total(device);
   return CUDA_SUCCESS;
@@ -121,35 +73,6 @@ CUresult handle_cuMemFree_v2(Call& call, CUdeviceptr dptr) {
     charges.restore(*record);
   }
   return result;
-}
-
-CUresult handle_cuMemAllocAsync(Call& call, CUdeviceptr* dptr, size_t bytesize, CUstream hStream) {
-  if (!dptr) return CUDA_ERROR_INVALID_VALUE;
-  const auto make = [&](CUdeviceptr* address) { return call.driver.cuMemAllocAsync(address, bytesize, hStream); };
-  size_t device = 0;
-  CUmemoryPool pool = nullptr;
-  // While a stream captures this makes a graph node: the memory comes with the launch.
-  if (!session_of(call).contexts.current_device(device) || captures(call, hStream) ||
-      call.driver.cuDeviceGetMemPool(&pool, CUdevice(device)) != CUDA_SUCCESS) {
-    return make(dptr);
-  }
-  return charged_pool(call, dptr, bytesize, pool, device, hStream, make);
-}
-
-CUresult handle_cuMemAllocFromPoolAsync(Call& call, CUdeviceptr* dptr, size_t bytesize, CUmemoryPool pool,
-                                        CUstream hStream) {
-  if (!dptr) return CUDA_ERROR_INVALID_VALUE;
-  const auto make = [&](CUdeviceptr* address) {
-    return call.driver.cuMemAllocFromPoolAsync(address, bytesize, pool, hStream);
-  };
-  size_t device = 0;
-  if (!session_of(call).contexts.current_device(device) || captures(call, hStream)) return make(dptr);
-  return charged_pool(call, dptr, bytesize, pool, device, hStream, make);
-}
-
-// The pool's memory is settled when somebody next looks at it: the driver gives it back at synchronisations.
-CUresult handle_cuMemFreeAsync(Call& call, CUdeviceptr dptr, CUstream hStream) {
-  return call.driver.cuMemFreeAsync(dptr, hStream);
 }
 
 CUresult handle_bfHostFill(Call& call, uint64_t ticket, uint32_t value, uint32_t element, uint64_t bytes, uint64_t stream) {

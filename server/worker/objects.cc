@@ -32,12 +32,10 @@ CUresult charged_object(Call& call, Handle* handle, uint64_t bytes, Make make, U
   Session& session = session_of(call);
   size_t device = 0;
   if (!session.contexts.current_device(device)) return make();
-  if (!session.charges.may_fit(device, bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (!session.pools.may_fit(device, bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
   const CUresult result = make();
   if (result != CUDA_SUCCESS) return result;
-  CUcontext context = nullptr;
-  call.driver.cuCtxGetCurrent(&context);
-  if (session.charges.add({device, uint64_t(*handle), bytes, context, true})) return result;
+  if (session.charges.add({device, uint64_t(*handle), bytes, session.contexts.owner(), true})) return result;
   undo(*handle);
   *handle = {};
   return CUDA_ERROR_OUT_OF_MEMORY;
@@ -101,12 +99,6 @@ CUresult handle_cuMipmappedArrayDestroy(Call& call, CUmipmappedArray hMipmappedA
 // --- Pools
 // ---------------------------------------------------------------------------------------------------------------
 
-CUresult handle_cuMemPoolDestroy(Call& call, CUmemoryPool pool) {
-  const CUresult result = call.driver.cuMemPoolDestroy(pool);
-  if (result == CUDA_SUCCESS) session_of(call).charges.set_pool(pool, 0, 0);
-  return result;
-}
-
 // --- Physical memory
 // ----------------------------------------------------------------------------------------------------- It lives until
 // it is released and no mapping is left, so that is when the partition gets it back.
@@ -123,7 +115,7 @@ CUresult handle_cuMemCreate(Call& call, CUmemGenericAllocationHandle* handle, si
   const size_t device = size_t(prop->location.id);
   if (device >= session.config.devices.size()) return make();  // the driver says what is wrong
   const uint64_t bytes = (uint64_t{size} + Charges::kBlockBytes - 1) / Charges::kBlockBytes * Charges::kBlockBytes;
-  if (!session.charges.may_fit(device, bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (!session.pools.may_fit(device, bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
   const CUresult result = make();
   if (result != CUDA_SUCCESS) return result;
   if (session.charges.add_physical(*handle, device, bytes)) return result;

@@ -121,6 +121,7 @@ Session::Session(transport::Link& link, Prepared& prepared, const SessionConfig&
       charges(ledger, config.ledger_slot, charge_devices(config)),
       mirrors(driver, outbox, charges, mirror_limit(config)),
       contexts(*this),
+      pools(*this),
       images(config.images, config.image_salt),
       functions(*this),
       graph_staging(driver),
@@ -203,10 +204,11 @@ void Session::finish(const Dispatch& entry, LaneCall& call) {
   if (!entry.post) {
     if (synchronises(call.opcode)) {
       if (config.prints) send_prints();
+      pools.synchronised();
       // A call gave its work some time between its entry and now.
       if (mirrors.live() && !only_waits(call.opcode)) mirrors.note_work();
       if (mirrors.live() && call.result == CUDA_SUCCESS)
-        mirrors.collect(call.opcode == opcode::cuCtxSynchronize ? call.work_before : 0);
+        mirrors.collect(call.opcode == opcode::cuCtxSynchronize && contexts.only_one() ? call.work_before : 0);
     }
     return outbox.reply(call.opcode, call.lane, uint32_t(call.result), call.outs, call.reply_payload);
   }

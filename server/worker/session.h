@@ -28,6 +28,7 @@
 #include "server/worker/links.h"
 #include "server/worker/mirrors.h"
 #include "server/worker/order.h"
+#include "server/worker/pools.h"
 #include "server/worker/prepared.h"
 #include "server/worker/prints.h"
 #include "transport/transport.h"
@@ -90,6 +91,7 @@ class Session final : public Order::Runner {
   Charges charges;
   Mirrors mirrors;
   Contexts contexts;
+  Pools pools;
   Images images;
   Functions functions;
   Links links;

@@ -7,6 +7,7 @@
 #include "proto/abi/context_storage.h"
 #include "softgpu/driver/array.h"
 #include "softgpu/driver/driver.h"
+#include "softgpu/driver/green_context.h"
 #include "softgpu/driver/module.h"
 #include "softgpu/driver/pool.h"
 #include "softgpu/driver/stream.h"
@@ -51,6 +52,7 @@ void deactivate(const ContextRef& context) {
   context->active = false;
   context->destroyed = true;
   abi::storage_context_died(context->handle);
+  end_green_contexts(context);
   synchronize(*context);
   streams().remove_if([&](const Stream& stream) { return stream.context == context; });
   events().remove_if([&](const Event& event) { return event.context == context; });
@@ -79,18 +81,34 @@ ContextRegistry& contexts() {
   return *registry;
 }
 
-void make_primary_context(Device& device) {
+ContextRef make_context(Device& device) {
   auto context = std::make_shared<Context>();
   context->device = &device;
-  context->primary = true;
   context->id = ++g_last_context_id;
+  return context;
+}
+
+void make_primary_context(Device& device) {
+  ContextRef context = make_context(device);
+  context->primary = true;
   contexts().add(context);
   device.primary = context;
 }
 
-ContextRef current_or_null() {
+static ContextRef owner_of(const ContextRef& context) {
+  return context && context->underlying ? context->underlying : context;
+}
+
+ContextRef current_as_set() {
   auto& stack = context_stack();
   return stack.empty() ? nullptr : stack.back();
+}
+
+ContextRef current_or_null() { return owner_of(current_as_set()); }
+
+ContextRef current_green() {
+  ContextRef context = current_as_set();
+  return context && context->underlying ? context : nullptr;
 }
 
 CUresult usable(const Context& context) {
@@ -99,15 +117,19 @@ CUresult usable(const Context& context) {
 }
 
 CUresult current_context(ContextRef* context) {
-  *context = current_or_null();
-  if (!*context) return CUDA_ERROR_INVALID_CONTEXT;
+  ContextRef set = current_as_set();
+  if (!set) return CUDA_ERROR_INVALID_CONTEXT;
+  BF_TRY(usable(*set));
+  *context = owner_of(set);
   return usable(**context);
 }
 
 CUresult find_context(CUcontext handle, ContextRef* context) {
   if (!handle) return current_context(context);
-  *context = contexts().find(handle);
-  if (!*context) return CUDA_ERROR_INVALID_CONTEXT;
+  ContextRef found = contexts().find(handle);
+  if (!found) return CUDA_ERROR_INVALID_CONTEXT;
+  BF_TRY(usable(*found));
+  *context = owner_of(found);
   return usable(**context);
 }
 
@@ -214,10 +236,8 @@ BF_API CUresult cuCtxCreate_v2(CUcontext* pctx, unsigned int flags, CUdevice dev
   if (!pctx) return CUDA_ERROR_INVALID_VALUE;
   if (!device) return CUDA_ERROR_INVALID_DEVICE;
   BF_TRY(check_flags(flags));
-  auto context = std::make_shared<Context>();
-  context->device = device;
+  ContextRef context = make_context(*device);
   context->flags = flags;
-  context->id = ++g_last_context_id;
   BF_TRY(activate(context));
   *pctx = contexts().add(context);
   context_stack().push_back(context);
@@ -241,7 +261,7 @@ BF_API CUresult cuCtxDestroy_v2(CUcontext handle) {
   BF_ENTER();
   if (!handle) return CUDA_ERROR_INVALID_VALUE;
   ContextRef context = contexts().find(handle);
-  if (!context || context->primary) return CUDA_ERROR_INVALID_CONTEXT;
+  if (!context || context->primary || context->underlying) return CUDA_ERROR_INVALID_CONTEXT;
   deactivate(context);
   contexts().remove(handle);
   auto& stack = context_stack();
@@ -287,7 +307,7 @@ BF_API CUresult cuCtxSetCurrent(CUcontext handle) {
 BF_API CUresult cuCtxGetCurrent(CUcontext* pctx) {
   BF_ENTER();
   if (!pctx) return CUDA_ERROR_INVALID_VALUE;
-  ContextRef context = current_or_null();
+  ContextRef context = current_as_set();
   *pctx = context ? context->handle : nullptr;
   return CUDA_SUCCESS;
 }
@@ -327,7 +347,7 @@ BF_API CUresult cuCtxSetFlags(unsigned int flags) {
 BF_API CUresult cuCtxGetId(CUcontext handle, unsigned long long* id) {
   BF_ENTER();
   if (!id) return CUDA_ERROR_INVALID_VALUE;
-  ContextRef context = handle ? contexts().find(handle) : current_or_null();
+  ContextRef context = handle ? contexts().find(handle) : current_as_set();
   if (!context) return CUDA_ERROR_INVALID_CONTEXT;
   *id = context->id;
   return CUDA_SUCCESS;
@@ -367,7 +387,7 @@ BF_API CUresult cuCtxAttach(CUcontext* pctx, unsigned int flags) {
 BF_API CUresult cuCtxDetach(CUcontext handle) {
   BF_ENTER();
   ContextRef context = contexts().find(handle);
-  return context && context == current_or_null() ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
+  return context && context == current_as_set() ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
 }
 
 // ---------------------------------------------------------------------------------------------------------------

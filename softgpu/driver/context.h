@@ -26,6 +26,8 @@ struct Context : std::enable_shared_from_this<Context> {
   Device* device = nullptr;
   uint64_t id = 0;  // cuCtxGetId; never reused
   bool primary = false;
+  std::shared_ptr<Context> underlying;  // of a green context: the primary one, which owns what is made in it
+  CUgreenCtx green = nullptr;           // of a green context
   uint32_t api_version = 3020;
   std::atomic<bool> active{false};     // false: a primary context that nobody retains, or a destroyed one
   std::atomic<bool> destroyed{false};  // by cuCtxDestroy, or reset
@@ -60,8 +62,15 @@ ContextRegistry& contexts();
 
 void make_primary_context(Device& device);
 
-// The calling thread's current context, whatever its state; nullptr: none.
+// A context of `device` with an id, without anything else.
+ContextRef make_context(Device& device);
+
+// The context that is current in the calling thread, whatever its state; nullptr: none.
+ContextRef current_as_set();
+// The one that owns what the thread makes: for a green context the primary one.
 ContextRef current_or_null();
+// The current context if it is a green one.
+ContextRef current_green();
 // The current context, usable: 201 if there is none, 709 if it is dead, its fault if it has one.
 CUresult current_context(ContextRef* context);
 // The context of `handle` (NULL: the current one), usable.

@@ -143,16 +143,23 @@ BF_API CUresult cuEventElapsedTime(float* milliseconds, CUevent start, CUevent e
   return cuEventElapsedTime_v2(milliseconds, start, end);
 }
 
-BF_API CUresult cuCtxRecordEvent(CUcontext context_handle, CUevent handle) {
-  BF_ENTER();
-  ContextRef context;
-  BF_TRY(find_context(context_handle, &context));
+// Of a green context its own.
+static std::vector<StreamRef> streams_of(const ContextRef& context) {
+  Context& owner = context->underlying ? *context->underlying : *context;
+  std::lock_guard lock(owner.mutex);
+  std::vector<StreamRef> all = owner.streams;
+  if (context->underlying) std::erase_if(all, [&](const StreamRef& stream) { return stream->green != context; });
+  return all;
+}
+
+CUresult record_event(const ContextRef& context, CUevent handle) {
   std::shared_ptr<Event> event;
   BF_TRY(find_event(handle, &event));
-  std::lock_guard lock(context->mutex);
   std::vector<OperationRef> before;
-  for (const StreamRef& stream : context->streams)
+  for (const StreamRef& stream : streams_of(context)) {
+    std::lock_guard lock(stream->context->mutex);
     if (stream->tail) before.push_back(stream->tail);
+  }
   OperationRef operation = Scheduler::instance().submit({}, before);
   std::lock_guard event_lock(event->mutex);
   event->recorded = std::move(operation);
@@ -160,19 +167,25 @@ BF_API CUresult cuCtxRecordEvent(CUcontext context_handle, CUevent handle) {
   return CUDA_SUCCESS;
 }
 
-BF_API CUresult cuCtxWaitEvent(CUcontext context_handle, CUevent handle) {
-  BF_ENTER();
-  ContextRef context;
-  BF_TRY(find_context(context_handle, &context));
+CUresult wait_event(const ContextRef& context, CUevent handle) {
   std::shared_ptr<Event> event;
   BF_TRY(find_event(handle, &event));
-  std::vector<StreamRef> all;
-  {
-    std::lock_guard lock(context->mutex);
-    all = context->streams;
-  }
-  for (const StreamRef& stream : all) BF_TRY(wait_event(stream, event, 0));
+  for (const StreamRef& stream : streams_of(context)) BF_TRY(wait_event(stream, event, 0));
   return CUDA_SUCCESS;
+}
+
+BF_API CUresult cuCtxRecordEvent(CUcontext handle, CUevent event) {
+  BF_ENTER();
+  ContextRef context;
+  BF_TRY(find_context(handle, &context));
+  return record_event(context, event);
+}
+
+BF_API CUresult cuCtxWaitEvent(CUcontext handle, CUevent event) {
+  BF_ENTER();
+  ContextRef context;
+  BF_TRY(find_context(handle, &context));
+  return wait_event(context, event);
 }
 
 }  // namespace bf::softgpu

@@ -31,6 +31,8 @@ enum class ObjectKind : uint8_t {
   kPhysicalMemory,
   kTexture,
   kSurface,
+  kGreenContext,
+  kResourceDescriptor,
 };
 
 inline ObjectKind kind_of_handle(uint64_t handle) { return ObjectKind(handle >> 40); }

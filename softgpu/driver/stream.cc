@@ -85,8 +85,12 @@ CUresult find_stream(CUstream handle, StreamRef* stream) {
   }
   ContextRef context;
   BF_TRY(current_context(&context));
+  const ContextRef green = current_green();
   if (handle == CU_STREAM_PER_THREAD || (!handle && t_per_thread)) {
+    if (green) return CUDA_ERROR_INVALID_HANDLE;
     *stream = own_stream(context);
+  } else if (green) {
+    *stream = green->legacy;
   } else {
     std::lock_guard lock(context->mutex);
     *stream = context->legacy;
@@ -148,7 +152,9 @@ BF_API CUresult cuStreamCreateWithPriority(CUstream* phStream, unsigned int flag
   if (!phStream || flags > CU_STREAM_NON_BLOCKING) return CUDA_ERROR_INVALID_VALUE;
   ContextRef context;
   BF_TRY(current_context(&context));
-  *phStream = make_stream(context, flags, priority)->handle;
+  const StreamRef made = make_stream(context, flags, priority);
+  made->green = current_green();
+  *phStream = made->handle;
   return CUDA_SUCCESS;
 }
 
@@ -243,15 +249,17 @@ BF_API CUresult cuStreamGetCtx(CUstream handle, CUcontext* context) {
   StreamRef stream;
   BF_TRY(find_stream(handle, &stream));
   if (!context) return CUDA_ERROR_INVALID_VALUE;
-  *context = stream->context->handle;
+  *context = (stream->green ? stream->green : stream->context)->handle;
   return CUDA_SUCCESS;
 }
 
 BF_API CUresult cuStreamGetCtx_v2(CUstream handle, CUcontext* context, CUgreenCtx* green) {
   BF_ENTER();
-  if (!green) return CUDA_ERROR_INVALID_VALUE;
-  BF_TRY(cuStreamGetCtx(handle, context));
-  *green = nullptr;
+  StreamRef stream;
+  BF_TRY(find_stream(handle, &stream));
+  if (!context || !green) return CUDA_ERROR_INVALID_VALUE;
+  *context = stream->context->handle;
+  *green = stream->green ? stream->green->green : nullptr;
   return CUDA_SUCCESS;
 }
 

@@ -16,6 +16,7 @@ struct GraphNode;
 struct Stream : std::enable_shared_from_this<Stream> {
   CUstream handle = nullptr;
   ContextRef context;
+  ContextRef green;  // the green context that it was made in
   uint64_t id = 0;
   uint32_t flags = 0;
   int priority = 0;
@@ -65,5 +66,8 @@ std::vector<OperationRef> stream_predecessors(Stream& stream);
 CUresult check_memory_operation(const CUstreamBatchMemOpParams& operation);
 CUresult record_event(const StreamRef& stream, const std::shared_ptr<Event>& event, uint32_t flags);
 CUresult wait_event(const StreamRef& stream, const std::shared_ptr<Event>& event, uint32_t flags);
+// All streams of a context (of a green one: its own) before the event, or behind it.
+CUresult record_event(const ContextRef& context, CUevent event);
+CUresult wait_event(const ContextRef& context, CUevent event);
 
 }  // namespace bf::softgpu

@@ -11,13 +11,13 @@ namespace bf::softgpu {
 namespace {
 
 CUcontext current_handle() noexcept {
-  ContextRef context = current_or_null();
+  ContextRef context = current_as_set();
   return context ? context->handle : nullptr;
 }
 
 abi::ContextState state_of(CUcontext handle) noexcept {
   ContextRef context = contexts().find(handle);
-  if (!context) context = current_or_null();  // a destroyed context may still be current somewhere
+  if (!context) context = current_as_set();  // a destroyed context may still be current somewhere
   if (!context || context->handle != handle) return abi::ContextState::kUnknown;
   if (context->active) return abi::ContextState::kActive;
   return context->destroyed ? abi::ContextState::kDead : abi::ContextState::kInactive;
@@ -52,6 +52,11 @@ bool identity(int ordinal, CUuuid* uuid, abi::PciAddress* pci) noexcept {
   return true;
 }
 
+CUcontext underlying_of(CUcontext handle) noexcept {
+  ContextRef context = handle ? contexts().find(handle) : current_as_set();
+  return context && context->underlying ? context->underlying->handle : nullptr;
+}
+
 constexpr abi::DriverHooks kHooks = {
     .alive = []() noexcept { return enter_call() != CUDA_ERROR_DEINITIALIZED; },
     .driver_version = []() noexcept { return kDriverVersion; },
@@ -60,7 +65,7 @@ constexpr abi::DriverHooks kHooks = {
     .primary_context = primary_of,
     .context_id = context_id,
     .stream_id = stream_id,
-    .underlying_context = [](CUcontext) noexcept { return CUcontext(nullptr); },
+    .underlying_context = underlying_of,
     .device_count = []() noexcept { return device_count(); },
     .device_identity = identity,
     .load_module = [](CUmodule* module, const void* fatbin) noexcept { return cuModuleLoadData(module, fatbin); },

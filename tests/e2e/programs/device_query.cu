@@ -21,6 +21,10 @@ int main() {
     cudaError_t error = cudaDeviceGetAttribute(&value, cudaDeviceAttr(attribute), 0);
     // The clock rates of a real card move; the PCI place is the server's affair.
     if (attribute == cudaDevAttrClockRate || attribute == cudaDevAttrMemoryClockRate) continue;
+    // Only where the GPU is in this machine: 0 through Backfield (docs/compatibility.md).
+    if (attribute == 88 || attribute == 100 || attribute == 101 || attribute == 103 || attribute == 110 || attribute == 114 || attribute == 116 ||
+        attribute == 119)
+      continue;
     std::printf("attribute %d: %d %s\n", attribute, value, name_of(error));
   }
   int value;

@@ -155,8 +155,8 @@ TEST_F(Driver, ExportsEveryNameOfTheRealDriver) {
 }
 
 TEST_F(Driver, RefusesWhatItLacks) {
-  CUgreenCtx green;
-  EXPECT_CU(CUDA_ERROR_NOT_SUPPORTED, CU(cuGreenCtxCreate)(&green, nullptr, 0, 0));
+  size_t size = 0;
+  EXPECT_CU(CUDA_ERROR_NOT_SUPPORTED, CU(cuCoredumpGetAttributeGlobal)(CU_COREDUMP_FILE, nullptr, &size));
 }
 
 TEST_F(Driver, LivesWithHundredsOfThreads) {
