@@ -383,6 +383,7 @@ CUresult handle_cuGraphInstantiateWithFlags(Call& call, CUgraphExec* phGraphExec
   if (hGraph)
     if (CUresult why = graphs.look_at(hGraph, found); why != CUDA_SUCCESS) return why;
   const CUresult result = call.driver.cuGraphInstantiateWithFlags(phGraphExec, hGraph, flags);
+  if (result == CUDA_SUCCESS && (flags & CUDA_GRAPH_INSTANTIATE_FLAG_DEVICE_LAUNCH)) graphs.note_device_launch();
   if (result == CUDA_SUCCESS) parts = keep(call, graphs.finish(*phGraphExec, std::move(found)));
   return result;
 }

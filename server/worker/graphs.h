@@ -85,6 +85,10 @@ class Graphs {
   // The function of a host node of an executable graph as it would be with another id.
   void* function_with_id(CUgraphExec exec, CUgraphNode node, uint64_t id);
 
+  // Some can be launched by kernels.
+  void note_device_launch() { has_device_launch_.store(true, std::memory_order_relaxed); }
+  bool have_device_launch() const { return has_device_launch_.load(std::memory_order_relaxed); }
+
   // After a launch: what the driver has set aside for memory of graphs is charged.
   void launched(CUgraphExec exec);
   // It is charged like a pool of the program, under a name that is no pool of the driver.
@@ -108,7 +112,7 @@ class Graphs {
   std::string encoded(const Exec& exec) const;
 
   Session& session_;
-  std::atomic<bool> has_parts_{false}, has_memory_{false};
+  std::atomic<bool> has_parts_{false}, has_memory_{false}, has_device_launch_{false};
   mutable std::mutex mutex_;
   std::unordered_map<CUgraphExec, Exec> execs_;
   std::unordered_map<CUgraphNode, std::vector<CUgraph>> bodies_;

@@ -1,5 +1,6 @@
 // Launches, and the parts of capture and graphs that need more than the driver's call.
 #include <algorithm>
+#include <cstring>
 
 #include "base/log.h"
 #include "proto/api/launch_attributes.h"
@@ -8,30 +9,46 @@
 namespace bf::server {
 namespace {
 
+// Device code that launches graphs follows the driver's own value of one, so that takes the place of the program's. Valid
+// until this thread's next.
+std::span<const std::byte> for_device(const Session& session, std::span<const std::byte> packed) {
+  if (!session.graphs.have_device_launch()) [[likely]] return packed;
+  thread_local std::vector<std::byte> copy;
+  copy.assign(packed.begin(), packed.end());
+  for (size_t at = 0; at + sizeof(uint64_t) <= copy.size(); at += sizeof(uint64_t)) {
+    uint64_t value, real;
+    std::memcpy(&value, &copy[at], sizeof value);
+    if (session.handles.resolve(HandleKind::kGraphExec, value, real)) std::memcpy(&copy[at], &real, sizeof real);
+  }
+  return copy;
+}
+
 // The packed parameters in the form that the driver takes: one pointer per parameter. The driver's own packed form
 // (`extra`) serves only functions whose parameters it does not tell: with a size that is no multiple of 8 it was seen
 // to refuse launches (a single int; driver 580.159.04).
 class Params {
  public:
-  Params(Call& call, CUfunction function, std::span<const std::byte> packed)
-      : bytes_(packed.size()),
-        extra_{CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<std::byte*>(packed.data()), CU_LAUNCH_PARAM_BUFFER_SIZE,
-               &bytes_, CU_LAUNCH_PARAM_END} {
-    thread_local std::vector<void*> pointers;  // of this twin: no allocation per launch
-    pointers.clear();
-    const Functions& functions = session_of(call).functions;
-    fits_ = functions.spread(function, packed, pointers);
-    if (fits_)
-      list_ = pointers.empty() ? nullptr : pointers.data();
-    else if ((fits_ = functions.accepts(function, packed.size())))
-      use_extra_ = bytes_ > 0;
-  }
+  Params(Call& call, CUfunction function, std::span<const std::byte> given)
+      : Params(session_of(call).functions, function, for_device(session_of(call), given)) {}
   // False: not what the function takes.
   bool fit() const { return fits_; }
   void** list() { return list_; }
   void** extra() { return use_extra_ ? extra_ : nullptr; }
 
  private:
+  Params(const Functions& functions, CUfunction function, std::span<const std::byte> packed)
+      : bytes_(packed.size()),
+        extra_{CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<std::byte*>(packed.data()), CU_LAUNCH_PARAM_BUFFER_SIZE,
+               &bytes_, CU_LAUNCH_PARAM_END} {
+    thread_local std::vector<void*> pointers;  // of this twin: no allocation per launch
+    pointers.clear();
+    fits_ = functions.spread(function, packed, pointers);
+    if (fits_)
+      list_ = pointers.empty() ? nullptr : pointers.data();
+    else if ((fits_ = functions.accepts(function, packed.size())))
+      use_extra_ = bytes_ > 0;
+  }
+
   size_t bytes_;
   void* extra_[5];
   void** list_ = nullptr;
@@ -109,7 +126,8 @@ bool with_params(Call& call, const CUDA_KERNEL_NODE_PARAMS* given, std::span<con
   if (!given) return false;
   full = *given;
   const auto function = full.func ? full.func : reinterpret_cast<CUfunction>(full.kern);
-  if (!session_of(call).functions.spread(function, params, pointers)) return false;
+  const Session& session = session_of(call);
+  if (!session.functions.spread(function, for_device(session, params), pointers)) return false;
   full.kernelParams = pointers.empty() ? nullptr : pointers.data();
   full.extra = nullptr;
   return true;

@@ -27,6 +27,19 @@ uint64_t array_bytes(const CUDA_ARRAY3D_DESCRIPTOR& array, unsigned int levels) 
   return (bytes + kArrayGranularity - 1) / kArrayGranularity * kArrayGranularity;
 }
 
+// Larger than any kind of array: the driver says so before it looks for memory (580.159.04).
+bool exceeds_limits(Call& call, const CUDA_ARRAY3D_DESCRIPTOR& array) {
+  CUdevice device;
+  if (call.driver.cuCtxGetDevice(&device) != CUDA_SUCCESS) return false;
+  const auto exceeds = [&](size_t extent, CUdevice_attribute attribute) {
+    int most = 0;
+    return call.driver.cuDeviceGetAttribute(&most, attribute, device) == CUDA_SUCCESS && extent > size_t(most);
+  };
+  return exceeds(array.Width, CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE1D_WIDTH) ||
+         exceeds(array.Height, CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE2D_HEIGHT) ||
+         exceeds(array.Depth, CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE3D_DEPTH_ALTERNATE);
+}
+
 template <typename Handle, typename Make, typename Undo>
 CUresult charged_object(Call& call, Handle* handle, uint64_t bytes, Make make, Undo undo) {
   Session& session = session_of(call);
@@ -64,13 +77,14 @@ CUresult handle_cuArrayCreate_v2(Call& call, CUarray* pHandle, const CUDA_ARRAY_
   if (!pAllocateArray) return CUDA_ERROR_INVALID_VALUE;
   const CUDA_ARRAY3D_DESCRIPTOR same{pAllocateArray->Width,  pAllocateArray->Height,      0,
                                      pAllocateArray->Format, pAllocateArray->NumChannels, 0};
+  if (exceeds_limits(call, same)) return CUDA_ERROR_INVALID_VALUE;
   return charged_object(
       call, pHandle, array_bytes(same, 1), [&] { return call.driver.cuArrayCreate_v2(pHandle, pAllocateArray); },
       [&](CUarray array) { call.driver.cuArrayDestroy(array); });
 }
 
 CUresult handle_cuArray3DCreate_v2(Call& call, CUarray* pHandle, const CUDA_ARRAY3D_DESCRIPTOR* pAllocateArray) {
-  if (!pAllocateArray) return CUDA_ERROR_INVALID_VALUE;
+  if (!pAllocateArray || exceeds_limits(call, *pAllocateArray)) return CUDA_ERROR_INVALID_VALUE;
   return charged_object(
       call, pHandle, array_bytes(*pAllocateArray, 1),
       [&] { return call.driver.cuArray3DCreate_v2(pHandle, pAllocateArray); },
@@ -84,7 +98,7 @@ CUresult handle_cuArrayDestroy(Call& call, CUarray hArray) {
 CUresult handle_cuMipmappedArrayCreate(Call& call, CUmipmappedArray* pHandle,
                                        const CUDA_ARRAY3D_DESCRIPTOR* pMipmappedArrayDesc,
                                        unsigned int numMipmapLevels) {
-  if (!pMipmappedArrayDesc) return CUDA_ERROR_INVALID_VALUE;
+  if (!pMipmappedArrayDesc || exceeds_limits(call, *pMipmappedArrayDesc)) return CUDA_ERROR_INVALID_VALUE;
   return charged_object(
       call, pHandle, array_bytes(*pMipmappedArrayDesc, numMipmapLevels),
       [&] { return call.driver.cuMipmappedArrayCreate(pHandle, pMipmappedArrayDesc, numMipmapLevels); },
