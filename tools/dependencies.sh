@@ -6,12 +6,14 @@ BF_PACKAGES=(
   # to build
   build-essential cmake ninja-build ccache python3 binutils
   libspdlog-dev libfmt-dev libprotozero-dev libcli11-dev libtomlplusplus-dev nlohmann-json3-dev libzstd-dev liblz4-dev libseccomp-dev
-  libyaml-cpp-dev libssl-dev libsqlite3-dev
+  libyaml-cpp-dev libssl-dev libsqlite3-dev libcurl4-openssl-dev
   # to test
   libgtest-dev libprotobuf-dev protobuf-compiler
 )
 # Left out where the release has no such package: the check of the API facts against the vendor's headers is skipped then.
 BF_OPTIONAL_PACKAGES=(clang-14 libclang-rt-14-dev python3-clang-14)
+# What managed pools are made of. The tests start it themselves and are skipped where it cannot be had.
+BF_ETCD_PACKAGE=etcd-server
 
 install_dependencies() {
   local package missing=()
@@ -35,6 +37,16 @@ install_dependencies() {
     apt-cache show "$package" >/dev/null 2>&1 || continue
     apt-get install -y -qq --no-install-recommends "$package" >/dev/null || echo "left out: $package"
   done
+  install_etcd
+}
+
+# etcd's program; the service that Debian's package would start is not wanted.
+install_etcd() {
+  command -v etcd >/dev/null && return
+  apt-cache show "$BF_ETCD_PACKAGE" >/dev/null 2>&1 || { echo "left out: $BF_ETCD_PACKAGE"; return; }
+  [ -d /run/systemd/system ] && systemctl --quiet mask etcd.service
+  apt-get install -y -qq --no-install-recommends "$BF_ETCD_PACKAGE" >/dev/null || echo "left out: $BF_ETCD_PACKAGE"
+  [ -d /run/systemd/system ] || invoke-rc.d etcd stop >/dev/null 2>&1 || true
 }
 
 require_cuda_toolkit() {

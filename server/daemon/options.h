@@ -34,6 +34,7 @@ struct Options {
   uint32_t auto_release_s = 600;  // a detached lease that nobody uses for so long is released; 0: never
   std::string log_level = "info";
   std::string log_file;
+  std::string kernel_log;       // empty: /dev/kmsg, for real GPUs
   std::string server_name;      // empty: the host's
   std::string software_driver;  // path of the software libcuda.so.1; found beside bfserver
 
