@@ -234,6 +234,7 @@ static void visit(V& v, M& m) {
   v.texts(8, m.transports, kIdBytes, kTransports);
   v.text(9, m.driver, kNameBytes);
   v.text(10, m.server_id, kIdBytes);
+  v.text(11, m.pool, kIdBytes);
 }
 
 template <class V, Is<LeaseRequest> M>

@@ -75,6 +75,7 @@ struct ListReply {
   std::vector<std::string> transports;
   std::string driver;
   std::string server_id;
+  std::string pool;
 };
 
 struct LeaseRequest {

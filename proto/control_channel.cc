@@ -100,8 +100,8 @@ Result<Frame> receive_frame(Wire& wire, Deadline deadline, size_t max_payload_by
   return frame;
 }
 
-Result<Frame> exchange(Wire& wire, Opcode opcode, std::string_view body, Deadline deadline) {
-  BF_RETURN_IF_ERROR(send_frame(wire, opcode, 0, body, {}, deadline));
+Result<Frame> exchange(Wire& wire, Opcode opcode, std::string_view body, Deadline deadline, std::string_view payload) {
+  BF_RETURN_IF_ERROR(send_frame(wire, opcode, 0, body, payload, deadline));
   auto frame = receive_frame(wire, deadline);
   if (!frame.ok()) return frame.status();
   if (frame->opcode == Opcode::kError) {

@@ -68,7 +68,7 @@ Result<Frame> receive_frame(Wire& wire, Deadline deadline, size_t max_payload_by
 Result<FrameHeader> receive_header(Wire& wire, Deadline deadline);
 
 // Sends a request and returns the reply, whatever its opcode. A kError frame becomes its Status.
-Result<Frame> exchange(Wire& wire, Opcode opcode, std::string_view body, Deadline deadline);
+Result<Frame> exchange(Wire& wire, Opcode opcode, std::string_view body, Deadline deadline, std::string_view payload = {});
 // The same for a reply that has the request's opcode and no payload: returns its body. kInvalid for any other.
 Result<std::string> round_trip(Wire& wire, Opcode opcode, std::string_view body, Deadline deadline);
 

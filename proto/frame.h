@@ -42,7 +42,7 @@ enum class Opcode : uint16_t {
   kChallenge = 18,     // bfserver -> client, answer to kAttach
   kProof = 19,         // client -> bfserver; answered by kAttach
   kAuthenticate = 20,  // AuthRequest -> AuthReply
-  kManage = 21,        // ManageRequest -> ManageReply + JSON payload
+  kManage = 21,        // ManageRequest (+ a backup) -> ManageReply + JSON payload
   // Worker -> client on the call stream.
   kData = 32,        // DataNotice + payload: bytes of a device-to-host copy
   kAsyncError = 33,  // AsyncErrorNotice: a post failed

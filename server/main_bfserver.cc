@@ -77,6 +77,17 @@ void detach_from_terminal(Fd ready, bool keep_stderr) {
   [[maybe_unused]] ssize_t written = ::write(ready.get(), "", 1);
 }
 
+// Takes over what `bf backup` wrote, without serving.
+Status restore(const Options& options, Store& store) {
+  auto cluster = load_cluster(options.state_dir);
+  if (!cluster.ok()) return cluster.status();
+  if (*cluster) return {StatusCode::kInvalid, "this server is part of a managed pool: start it, and say bf restore FILE"};
+  auto text = read_file(options.restore);
+  if (!text.ok()) return text.status();
+  auto all = read_backup(*text, options.restore);
+  return all.ok() ? adopt(*all, store, options.state_dir) : all.status();
+}
+
 // With --dev nothing is remembered.
 Result<std::unique_ptr<Store>> open_store(const Options& options) {
   if (options.dev) return Store::open(":memory:");
@@ -93,7 +104,7 @@ Result<std::unique_ptr<Store>> open_store(const Options& options) {
 Status serve(const Options& options, Fd background, std::function<Parsed()> reload) {
   auto store = open_store(options);
   if (!store.ok()) return store.status();
-  if (!options.restore.empty()) return restore(**store, options.state_dir, options.restore);
+  if (!options.restore.empty()) return restore(options, **store);
   // Its folder exists only for a server that keeps state.
   auto audit = Audit::open(!options.audit_log.empty() ? options.audit_log : options.dev ? "" : options.state_dir + "/audit.log");
   if (!audit.ok()) return audit.status();

@@ -4,6 +4,8 @@
 
 #include <unistd.h>
 
+#include <set>
+
 #include "base/log.h"
 #include "tools/localhealth.h"
 #include "tools/netperf.h"
@@ -73,7 +75,7 @@ void add_rows(Table& table, const Answer& answer) {
   const control::ListReply& list = answer.list;
   for (auto& gpu : list.gpus) {
     std::string state = !gpu.healthy     ? "ill: " + gpu.health_note
-                        : list.draining  ? "ending"
+                        : list.draining  ? (gpu.health_note.empty() ? "ending" : "out: " + gpu.health_note)
                         : gpu.leases > 0 ? "in use"
                                          : "free";
     Colour colour = !gpu.healthy                           ? Colour::kRed
@@ -292,6 +294,7 @@ int main(int argc, char** argv) {
   add_lease_commands(commands);
   add_token_commands(commands);
   add_admin_commands(commands);
+  add_cluster_commands(commands);
   auto* perf = with_json(commands.add("netperf", "Latency and bandwidth to a server", [&] { return netperf(options); }));
   perf->add_option("SERVER", options.netperf_server, "HOST[:PORT]")->required();
   perf->add_option("--transport", options.netperf_transport, "Of a session over auto, tcp, shm or rdma: borrows 1 GiB of a GPU for some seconds")
@@ -328,6 +331,25 @@ std::vector<Answer> reachable(const ServerOptions& options) {
       complain(answer.status.message());
   }
   return answers;
+}
+
+ServerOptions or_own(ServerOptions options) {
+  if (options.servers.empty() && options.servers_file.empty()) options.servers = {"unix:backfield.56001"};
+  return options;
+}
+
+std::vector<Answer> one_of_each_pool(std::vector<Answer> answers) {
+  std::set<std::string> seen;
+  std::erase_if(answers, [&](auto& answer) { return !answer.list.pool.empty() && !seen.insert(answer.list.pool).second; });
+  return answers;
+}
+
+Result<json> ask(const Answer& server, const std::vector<std::string>& words, std::string_view file, std::chrono::milliseconds time) {
+  auto text = server.remote->manage(words, control::deadline_in(time), file);
+  if (!text.ok()) return Status{text.status().code(), server.server.to_string() + ": " + text.status().message()};
+  json answer = json::parse(*text, nullptr, false);
+  if (!answer.is_object()) return Status{StatusCode::kInvalid, server.server.to_string() + ": the answer is no JSON"};
+  return answer;
 }
 
 int bf_main(int argc, char** argv) { return main(argc, argv); }

@@ -35,9 +35,18 @@ struct Commands {
 void add_lease_commands(Commands& commands);
 void add_token_commands(Commands& commands);
 void add_admin_commands(Commands& commands);
+void add_cluster_commands(Commands& commands);
 
 // Asks the servers named by the options; complains of those that do not answer, and says what to type where none is
 // named. Nothing if none answers.
 std::vector<Answer> reachable(const ServerOptions& options);
+
+// The server of this machine, if the options name none.
+ServerOptions or_own(ServerOptions options);
+// Of the servers of a managed pool one: what it is told, all know.
+std::vector<Answer> one_of_each_pool(std::vector<Answer> answers);
+// One command to one server; the answer is JSON, and errors begin with the server's name.
+Result<nlohmann::json> ask(const Answer& server, const std::vector<std::string>& words, std::string_view file = {},
+                           std::chrono::milliseconds time = kAnswerTime);
 
 }  // namespace bf::tools

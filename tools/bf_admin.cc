@@ -1,10 +1,12 @@
-// bf limit, history, drain, undrain, backup: for the administrators of a pool.
+// bf limit, history, drain, undrain, backup, restore: for the administrators of a pool.
 #include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 #include <ctime>
+#include <fstream>
+#include <sstream>
 
 #include "base/log.h"
 #include "tools/bf.h"
@@ -26,17 +28,8 @@ struct AdminOptions {
   bool as_json = false;
 };
 
-Result<json> ask(const Answer& server, const std::vector<std::string>& words) {
-  auto text = server.remote->manage(words, control::deadline_in(kAnswerTime));
-  if (!text.ok()) return Status{text.status().code(), server.server.to_string() + ": " + text.status().message()};
-  json answer = json::parse(*text, nullptr, false);
-  if (!answer.is_object()) return Status{StatusCode::kInvalid, server.server.to_string() + ": the answer is no JSON"};
-  return answer;
-}
-
-// Tells every server.
-int tell(const ServerOptions& where, const std::vector<std::string>& words) {
-  auto servers = reachable(where);
+// Tells every server, or one of each managed pool.
+int tell(const std::vector<Answer>& servers, const std::vector<std::string>& words) {
   int result = servers.empty() ? kFailed : 0;
   for (auto& server : servers) {
     auto done = ask(server, words);
@@ -48,7 +41,7 @@ int tell(const ServerOptions& where, const std::vector<std::string>& words) {
 }
 
 int set_limit(const AdminOptions& o) {
-  return tell(o.where, {"limit", "set", o.scope, fmt::format("{}", o.gpus), std::to_string(o.memory_mib), std::to_string(o.leases)});
+  return tell(one_of_each_pool(reachable(o.where)), {"limit", "set", o.scope, fmt::format("{}", o.gpus), std::to_string(o.memory_mib), std::to_string(o.leases)});
 }
 
 // Lists what every server answers under `key`, one row for each entry.
@@ -113,14 +106,12 @@ int history(const AdminOptions& options) {
 int drain(const AdminOptions& options, bool on) {
   ServerOptions where;
   where.servers = {options.server};
-  if (on) return tell(where, {"drain", std::to_string(options.deadline_s)});
-  return tell(where, {"undrain"});
+  if (on) return tell(reachable(where), {"drain", std::to_string(options.deadline_s)});
+  return tell(reachable(where), {"undrain"});
 }
 
 int backup(const AdminOptions& options) {
-  ServerOptions where = options.where;
-  if (where.servers.empty() && where.servers_file.empty()) where.servers = {"unix:backfield.56001"};
-  auto servers = reachable(where);
+  auto servers = reachable(or_own(options.where));
   if (servers.empty()) return kFailed;
   auto answer = ask(servers[0], {"backup"});
   if (!answer.ok()) return complain(answer.status().message()), kFailed;
@@ -133,6 +124,18 @@ int backup(const AdminOptions& options) {
   return 0;
 }
 
+int restore(const AdminOptions& options) {
+  std::ifstream file(options.file);
+  std::stringstream text;
+  text << file.rdbuf();
+  if (!file) return complain("cannot read " + options.file), kFailed;
+  auto servers = one_of_each_pool(reachable(or_own(options.where)));
+  int result = servers.empty() ? kFailed : 0;
+  for (auto& server : servers)
+    if (auto answer = ask(server, {"restore"}, text.view()); !answer.ok()) complain(answer.status().message()), result = kFailed;
+  return result;
+}
+
 }  // namespace
 
 void add_admin_commands(Commands& commands) {
@@ -141,12 +144,12 @@ void add_admin_commands(Commands& commands) {
   parent->require_subcommand(1);
   Commands limits{*parent};
   auto* sub = limits.add("set", "Set the limits of a scope", [=] { return set_limit(*options); });
-  sub->add_option("SCOPE", options->scope, "server, client (each by itself), client:NAME or group:NAME")->required();
+  sub->add_option("SCOPE", options->scope, "pool (all servers together), server (each by itself), client (each by itself), client:NAME or group:NAME")->required();
   sub->add_option("--gpus", options->gpus, "GPUs, such as 2.5; fractions add up")->check(CLI::Range(0.0, 1e6))->type_name("N");
   sub->add_option("--memory", options->memory_mib, "MiB of memory")->check(CLI::Range(int64_t{0}, int64_t{1} << 40))->type_name("MIB");
   sub->add_option("--leases", options->leases, "Leases")->check(CLI::Range(int64_t{0}, int64_t{1} << 20))->type_name("N");
   describe(*sub, options->where);
-  sub = limits.add("remove", "Lift the limits of a scope", [=] { return tell(options->where, {"limit", "remove", options->scope}); });
+  sub = limits.add("remove", "Lift the limits of a scope", [=] { return tell(one_of_each_pool(reachable(options->where)), {"limit", "remove", options->scope}); });
   sub->add_option("SCOPE", options->scope, "As in limit set")->required();
   describe(*sub, options->where);
   sub = limits.add("list", "Which limits there are", [=] { return list_limits(*options); });
@@ -164,6 +167,9 @@ void add_admin_commands(Commands& commands) {
   sub->add_option("SERVER", options->server, "HOST[:PORT]")->required();
   sub = commands.add("backup", "Write the pool's authority, tokens and limits to a file", [=] { return backup(*options); });
   sub->add_option("FILE", options->file, "New file, readable by you only")->required();
+  describe(*sub, options->where);
+  sub = commands.add("restore", "Replace authority, tokens and limits by those of a file of bf backup", [=] { return restore(*options); });
+  sub->add_option("FILE", options->file, "What bf backup wrote")->required();
   describe(*sub, options->where);
 }
 

@@ -23,11 +23,7 @@ struct TokenOptions {
 control::Deadline soon() { return control::deadline_in(kAnswerTime); }
 
 // The servers to change: those named, or else the one of this machine, over its Unix socket.
-std::vector<Answer> managed(const TokenOptions& options) {
-  ServerOptions where = options.where;
-  if (where.servers.empty() && where.servers_file.empty()) where.servers = {"unix:backfield.56001"};
-  return reachable(where);
-}
+std::vector<Answer> managed(const TokenOptions& options) { return one_of_each_pool(reachable(or_own(options.where))); }
 
 // Tells every server; all have to agree. The pins must be the same, or they are no pool.
 int tell(const std::vector<Answer>& servers, const std::vector<std::string>& words) {

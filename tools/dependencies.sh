@@ -7,14 +7,15 @@ BF_PACKAGES=(
   # to build
   build-essential cmake ninja-build ccache python3 binutils
   libspdlog-dev libfmt-dev libprotozero-dev libcli11-dev libtomlplusplus-dev nlohmann-json3-dev libzstd-dev liblz4-dev libseccomp-dev
-  libyaml-cpp-dev libssl-dev libsqlite3-dev libibverbs-dev librdmacm-dev
+  libyaml-cpp-dev libssl-dev libsqlite3-dev libcurl4-openssl-dev libibverbs-dev librdmacm-dev
   # to test
   libgtest-dev libprotobuf-dev protobuf-compiler
 )
-# For the check of the API facts against the vendor's headers, and for RDMA in a VM (some 200 MB with its kernel). Not every
-# release has them.
+# For the check of the API facts against the vendor's headers, for RDMA in a VM (some 200 MB with its kernel), and for
+# managed pools. Not every release has them.
 BF_TEST_EXTRAS=(clang-14 libclang-rt-14-dev python3-clang-14
-  qemu-system-x86 busybox-static cpio kmod iproute2 ibverbs-providers)
+  qemu-system-x86 busybox-static cpio kmod iproute2 ibverbs-providers
+  etcd-server)
 
 is_installed() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }
 install() { DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null; }
@@ -38,9 +39,12 @@ install_test_extras() {
   for package in "${BF_TEST_EXTRAS[@]}"; do is_installed "$package" || missing+=("$package"); done
   [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" -eq 0 ] || return 0
   apt-get update -qq || true
+  # etcd's program alone is wanted, not the service that its package starts.
+  [ ! -d /run/systemd/system ] || systemctl --quiet mask etcd.service
   for package in "${missing[@]}"; do
     ! apt-cache show "$package" >/dev/null 2>&1 || install "$package" || echo "left out: $package"
   done
+  [ -d /run/systemd/system ] || invoke-rc.d etcd stop >/dev/null 2>&1 || true
 }
 
 require_cuda_toolkit() {

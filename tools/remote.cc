@@ -144,9 +144,8 @@ Result<std::string> Remote::ask(Opcode opcode, std::string_view body, control::D
   return control::round_trip(*wire_, opcode, body, deadline);
 }
 
-Result<std::string> Remote::manage(const std::vector<std::string>& words, control::Deadline deadline) {
-  auto frame =
-      control::exchange(*wire_, Opcode::kManage, control::encode_ManageRequest({words}), deadline);
+Result<std::string> Remote::manage(const std::vector<std::string>& words, control::Deadline deadline, std::string_view file) {
+  auto frame = control::exchange(*wire_, Opcode::kManage, control::encode_ManageRequest({words}), deadline, file);
   if (!frame.ok()) return frame.status();
   if (frame->opcode != Opcode::kManage)
     return Status{StatusCode::kInvalid, "the server answered something else than it was asked"};

@@ -1,5 +1,6 @@
 #include "server/daemon/authority.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
@@ -65,8 +66,14 @@ void extend(X509* certificate, X509* issuer, int what, const char* value) {
   X509_EXTENSION_free(extension);
 }
 
+struct Subject {
+  std::string name;
+  std::string usage = "serverAuth";
+  std::string alternative_name{};  // "DNS:..." or "IP:..."
+};
+
 // Signed by `issuer`, or by itself.
-X509Ptr make_certificate(const std::string& name, EVP_PKEY* key, long seconds, X509* issuer, EVP_PKEY* issuer_key) {
+X509Ptr make_certificate(const Subject& subject, EVP_PKEY* key, long seconds, X509* issuer, EVP_PKEY* issuer_key) {
   X509Ptr certificate(X509_new());
   X509* x = certificate.get();
   X509_set_version(x, 2);
@@ -78,14 +85,15 @@ X509Ptr make_certificate(const std::string& name, EVP_PKEY* key, long seconds, X
   BN_free(number);
   X509_gmtime_adj(X509_getm_notBefore(x), -kSkew);
   X509_gmtime_adj(X509_getm_notAfter(x), seconds);
-  X509_NAME* subject = X509_get_subject_name(x);
-  X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_UTF8, reinterpret_cast<const unsigned char*>(name.c_str()), -1, -1, 0);
+  X509_NAME_add_entry_by_txt(X509_get_subject_name(x), "CN", MBSTRING_UTF8,
+                             reinterpret_cast<const unsigned char*>(subject.name.c_str()), -1, -1, 0);
   X509_set_issuer_name(x, X509_get_subject_name(issuer != nullptr ? issuer : x));
   X509_set_pubkey(x, key);
   bool authority = issuer == nullptr;
   extend(x, authority ? x : issuer, NID_basic_constraints, authority ? "critical,CA:TRUE" : "critical,CA:FALSE");
   extend(x, authority ? x : issuer, NID_key_usage, authority ? "critical,keyCertSign,cRLSign" : "critical,digitalSignature");
-  if (!authority) extend(x, issuer, NID_ext_key_usage, "serverAuth");
+  if (!authority) extend(x, issuer, NID_ext_key_usage, subject.usage.c_str());
+  if (!subject.alternative_name.empty()) extend(x, issuer, NID_subject_alt_name, subject.alternative_name.c_str());
   extend(x, authority ? x : issuer, NID_subject_key_identifier, "hash");
   X509_sign(x, issuer_key, EVP_sha256());
   return certificate;
@@ -141,35 +149,61 @@ Result<Credentials> load_credentials(const std::string& certificate, const std::
   return Credentials{std::move(*shown), *pin, own ? expiry(own.get()) : 0};
 }
 
-Result<Credentials> make_credentials(const std::string& folder, const std::string& server_name) {
+namespace {
+
+struct Authority {
+  X509Ptr certificate;
+  KeyPtr key;  // none on a server that was not given it
+};
+
+// ca.pem and ca-key.pem, made if there are none.
+Result<Authority> authority_in(const std::string& folder) {
   const std::string ca = folder + "/ca.pem", ca_key = folder + "/ca-key.pem";
-  const std::string server = folder + "/server.pem", server_key = folder + "/server-key.pem";
   if (!exists(ca)) {
     KeyPtr key(EVP_EC_gen("P-256"));
     if (!key) return Status{StatusCode::kInternal, "OpenSSL makes no key"};
-    X509Ptr made = make_certificate("Backfield pool", key.get(), kAuthorityTime, nullptr, key.get());
+    X509Ptr made = make_certificate({"Backfield pool"}, key.get(), kAuthorityTime, nullptr, key.get());
     BF_RETURN_IF_ERROR(write_file(ca_key, pem(key.get())));
     BF_RETURN_IF_ERROR(write_file(ca, pem(made.get())));
   }
-  auto ca_text = read_file(ca);
-  if (!ca_text.ok()) return ca_text.status();
-  X509Ptr authority = certificate_of(*ca_text);
-  if (!authority) return Status{StatusCode::kInvalid, ca + " is damaged; restore it from a backup"};
-  auto old = read_file(server);
+  auto text = read_file(ca);
+  if (!text.ok()) return text.status();
+  X509Ptr certificate = certificate_of(*text);
+  if (!certificate) return Status{StatusCode::kInvalid, ca + " is damaged; restore it from a backup"};
+  auto key = read_file(ca_key);
+  return Authority{std::move(certificate), key.ok() ? key_of(*key) : nullptr};
+}
+
+// FOLDER/NAME.pem and NAME-key.pem: left as they are while they are good.
+Status make_signed(const std::string& folder, const std::string& name, const Subject& subject) {
+  const std::string file = folder + "/" + name + ".pem", key_file = folder + "/" + name + "-key.pem";
+  auto authority = authority_in(folder);
+  if (!authority.ok()) return authority.status();
+  auto old = read_file(file);
   X509Ptr own = old.ok() ? certificate_of(*old) : nullptr;
-  bool good = own && exists(server_key) && X509_verify(own.get(), X509_get0_pubkey(authority.get())) == 1 &&
-              !expires_within(own.get(), kRenewBefore);
-  if (!good) {
-    auto key_text = read_file(ca_key);
-    KeyPtr issuer = key_text.ok() ? key_of(*key_text) : nullptr;
-    if (!issuer)
-      return Status{StatusCode::kInvalid, ca_key + " is missing or damaged, and this server needs a new certificate from it"};
-    KeyPtr key(EVP_EC_gen("P-256"));
-    own = make_certificate(server_name.substr(0, 64), key.get(), kServerTime, authority.get(), issuer.get());
-    BF_RETURN_IF_ERROR(write_file(server_key, pem(key.get())));
-    BF_RETURN_IF_ERROR(write_file(server, pem(own.get())));
-  }
-  return load_credentials(server, server_key, ca);
+  if (own && exists(key_file) && X509_verify(own.get(), X509_get0_pubkey(authority->certificate.get())) == 1 &&
+      !expires_within(own.get(), kRenewBefore))
+    return {};
+  if (!authority->key)
+    return {StatusCode::kInvalid, folder + "/ca-key.pem is missing or damaged, and this server needs a new certificate from it"};
+  KeyPtr key(EVP_EC_gen("P-256"));
+  if (!key) return {StatusCode::kInternal, "OpenSSL makes no key"};
+  own = make_certificate(subject, key.get(), kServerTime, authority->certificate.get(), authority->key.get());
+  BF_RETURN_IF_ERROR(write_file(key_file, pem(key.get())));
+  return write_file(file, pem(own.get()));
+}
+
+}  // namespace
+
+Result<Credentials> make_credentials(const std::string& folder, const std::string& server_name) {
+  BF_RETURN_IF_ERROR(make_signed(folder, "server", {server_name.substr(0, 64)}));
+  return load_credentials(folder + "/server.pem", folder + "/server-key.pem", folder + "/ca.pem");
+}
+
+Status make_etcd_certificate(const std::string& folder, const std::string& host) {
+  in6_addr binary;
+  bool numeric = ::inet_pton(AF_INET, host.c_str(), &binary) == 1 || ::inet_pton(AF_INET6, host.c_str(), &binary) == 1;
+  return make_signed(folder, "etcd", {host.substr(0, 64), "serverAuth,clientAuth", (numeric ? "IP:" : "DNS:") + host});
 }
 
 }  // namespace bf::daemon

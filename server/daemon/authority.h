@@ -24,6 +24,10 @@ Result<Credentials> load_credentials(const std::string& certificate, const std::
 // server.pem and server-key.pem, made by that authority and again a month before they expire.
 Result<Credentials> make_credentials(const std::string& folder, const std::string& server_name);
 
+// For etcd, whose members and clients know one another by certificates: etcd.pem and etcd-key.pem, for the host name or
+// address `host`, made by the pool's authority (which is made if there is none) and again a month before they expire.
+Status make_etcd_certificate(const std::string& folder, const std::string& host);
+
 Result<std::string> read_file(const std::string& path);
 // Whole or not at all, readable by the owner only.
 Status write_file(const std::string& path, const std::string& text);

@@ -19,9 +19,10 @@ constexpr int kRecognisedBytes = 3;    // tell a TLS record from a frame
 constexpr size_t kZeroFrameBytes = 1 << 20;
 const char kZeroes[64 << 10] = {};
 
-size_t max_payload(uint16_t opcode) {
+size_t max_payload(uint16_t opcode, const Identity& who) {
   if (opcode == uint16_t(Opcode::kPing)) return limits::kInlineBytes;
   if (opcode == uint16_t(Opcode::kBandwidth)) return limits::kPayloadBytes;
+  if (opcode == uint16_t(Opcode::kManage) && who.admin) return limits::kPayloadBytes;  // a backup
   return 0;
 }
 
@@ -241,7 +242,7 @@ bool Connection::step(size_t bytes) {
     last_progress_ = EventLoop::Clock::now();
   have_ += bytes;
   if (stage_ == Stage::kHeader && have_ == sizeof header_) {
-    if (!control::control_header_ok(header_, max_payload(header_.opcode))) {
+    if (!control::control_header_ok(header_, max_payload(header_.opcode, identity_))) {
       lose({StatusCode::kInvalid, "the peer does not speak Backfield's protocol"});
       return true;
     }

@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <ctime>
 
+#include "base/hex.h"
 #include "base/random.h"
 #include "server/daemon/health.h"
 #include "server/daemon/log.h"
@@ -68,11 +69,17 @@ Daemon::Daemon(EventLoop& loop, Options options, WorkerSetup setup, Inventory in
       inventory_(std::move(inventory)),
       store_(std::move(store)),
       audit_(std::move(audit)),
+      state_(std::make_unique<LocalState>(*store_, options_.state_dir)),
       signals_(std::move(signals)),
       reload_(std::move(reload)),
       leases_(inventory_.gpus),
       workers_(loop, setup_, inventory_.gpus, *this),
       monitor_(loop, setup_, inventory_.gpus),
+      watch_(loop, monitor_, inventory_.gpus,
+             [this](const std::string& who, const std::string& why) {
+               log::at(why.empty() ? LogLevel::kInfo : LogLevel::kError, "{} is {}", who, why.empty() ? "offered again" : "not offered any more: " + why);
+               audit_.write(why.empty() ? "well" : "ill", {{"what", who}, {"why", why}});
+             }),
       server_id_(random_id()) {
   size_t files = raise_file_limit();
   size_t spare = std::min(kSpareDescriptors, files / 2);
@@ -81,6 +88,7 @@ Daemon::Daemon(EventLoop& loop, Options options, WorkerSetup setup, Inventory in
 
 Daemon::~Daemon() {
   close_listeners();
+  loop_.cancel(members_timer_);
   loop_.forget(signals_.get());
 }
 
@@ -99,12 +107,16 @@ Status Daemon::start() {
   }
   for (auto& address : options_.listen) BF_RETURN_IF_ERROR(open_listener(address));
   BF_RETURN_IF_ERROR(loop_.watch(signals_.get(), EPOLLIN, [this](uint32_t) { on_signal(); }));
+  auto cluster = options_.dev ? std::optional<ClusterConfig>() : load_cluster(options_.state_dir);
+  if (!cluster.ok()) return cluster.status();
+  if (*cluster) BF_RETURN_IF_ERROR(start_managed(**cluster));
   audit_.write("started", {{"version", std::string(BF_VERSION)}, {"gpus", int64_t(inventory_.gpus.size())}});
   sweep();
   // After the readiness line: forking workers must not delay it.
   loop_.after({}, [this] {
     workers_.keep_warm(options_.warm_workers);
     monitor_.start();
+    start_watch();
   });
   return {};
 }
@@ -119,6 +131,12 @@ Status Daemon::load_certificates() {
   if (!loaded.ok()) return loaded.status();
   credentials_ = std::move(*loaded);
   return {};
+}
+
+void Daemon::start_watch() {
+  std::string log = options_.kernel_log.empty() && !inventory_.software ? "/dev/kmsg" : options_.kernel_log;
+  watch_.start(log, [this] { return read_vitals(options_.dev ? "" : options_.state_dir, credentials_.expires); });
+  if (!log.empty() && !watch_.reads_kernel_log()) log::info("{} cannot be read: the driver's Xid errors are not watched", log);
 }
 
 void Daemon::run() { loop_.run(); }
@@ -169,6 +187,7 @@ void Daemon::on_signal() {
     case SIGCHLD:
       workers_.reap();
       monitor_.reap();
+      if (etcd_member_) etcd_member_->reap();
       return stop_if_drained();
     case SIGHUP:
       return reload();
@@ -362,7 +381,7 @@ void Daemon::on_frame(Connection& connection, control::Frame frame) {
     case Opcode::kReading:
       return read(connection, frame.body);
     case Opcode::kHealth:
-      return connection.reply(Opcode::kHealth, control::encode_HealthReply({check_health(inventory_, setup_, monitor_, credentials_.expires)}));
+      return connection.reply(Opcode::kHealth, control::encode_HealthReply({check_health(inventory_, setup_, monitor_, watch_, credentials_.expires)}));
     case Opcode::kReserve:
       return reserve(connection, frame.body);
     case Opcode::kLease:
@@ -370,7 +389,7 @@ void Daemon::on_frame(Connection& connection, control::Frame frame) {
     case Opcode::kHold:
       return hold(connection, frame.body);
     case Opcode::kManage:
-      return manage(connection, frame.body);
+      return manage(connection, frame);
     case Opcode::kAttach:
       return attach(connection, std::move(frame.body));
     case Opcode::kProof:
@@ -400,7 +419,7 @@ control::ListReply Daemon::describe() const {
   reply.server_name = options_.server_name.empty() ? host_name() : options_.server_name;
   reply.version = BF_VERSION;
   reply.driver_version = inventory_.driver_version;
-  reply.draining = draining_;
+  reply.draining = draining_ || !watch_.server_note().empty();
   reply.sessions = uint32_t(workers_.serving());
   reply.software = inventory_.software;
   reply.transports = {"tcp", "shm"};
@@ -408,11 +427,13 @@ control::ListReply Daemon::describe() const {
   if (inventory_.rdma && options_.rdma != "off" && options_.encryption == "never") reply.transports.push_back("rdma");
   reply.driver = inventory_.driver;
   reply.server_id = server_id_;
+  if (managed_ != nullptr) reply.pool = to_hex(credentials_.pin).substr(0, 16);
   for (auto& gpu : inventory_.gpus) {
     auto& listed = reply.gpus.emplace_back(gpu.facts);
     listed.memory_bytes = gpu.capacity_bytes;
     listed.free_bytes = gpu.free_bytes();
     listed.leases = gpu.leases;
+    if (listed.healthy) listed.health_note = watch_.server_note();
   }
   for (auto& [id, lease] : leases_.all())
     for (size_t i = 0; i < lease.shares.size(); i++) reply.gpus[lease.shares[i].gpu].used_bytes += lease.ledger.used(i);

@@ -1,6 +1,6 @@
 // bfserver itself: accepts, reads requests, keeps the books, starts and ends workers. Everything runs on one event
 // loop; nothing here blocks. The state that matters is in LeaseTable, WaitingList and WorkerPool; this class answers
-// requests with them: daemon.cc (life, connections), leases.cc, sessions.cc and manage.cc.
+// requests with them: daemon.cc (life, connections), leases.cc, sessions.cc, manage.cc and cluster.cc.
 #pragma once
 
 #include <functional>
@@ -14,19 +14,22 @@
 #include "server/daemon/event_loop.h"
 #include "server/daemon/audit.h"
 #include "server/daemon/authority.h"
+#include "server/daemon/cluster_config.h"
+#include "server/daemon/etcd_member.h"
 #include "server/daemon/guests.h"
 #include "server/daemon/image_cache.h"
 #include "server/daemon/inventory.h"
 #include "server/daemon/lease_table.h"
+#include "server/daemon/managed_state.h"
 #include "server/daemon/monitor.h"
 #include "server/daemon/options.h"
-#include "server/daemon/quota.h"
 #include "server/daemon/waiting.h"
+#include "server/daemon/watch.h"
 #include "server/daemon/worker_pool.h"
 
 namespace bf::daemon {
 
-class Daemon : private Connection::Owner, private WorkerPool::Owner {
+class Daemon : private Connection::Owner, private WorkerPool::Owner, private ManagedState::Owner {
  public:
   // `signals` is a signalfd for SIGTERM, SIGINT, SIGHUP and SIGCHLD, which are blocked.
   // `reload` reads the configuration again.
@@ -52,6 +55,7 @@ class Daemon : private Connection::Owner, private WorkerPool::Owner {
   void on_lost(Connection& connection, const Status& why) override;
   void on_session_end(const Worker& worker, const std::string& how) override;
   uint64_t spare_bytes(size_t gpu) const override;
+  void on_configuration() override;
 
   Status load_certificates();
   Status open_listener(const std::string& text);
@@ -76,7 +80,9 @@ class Daemon : private Connection::Owner, private WorkerPool::Owner {
 
   // leases.cc
   void reserve(Connection& connection, const std::string& body);
-  Status check_limits(const Identity& who, const control::LeaseRequest& request, const std::vector<Share>& shares);
+  void answer_reserve(Connection& connection, const std::string& lease_id, const Status& claimed);
+  Claim claim_of(const Lease& lease) const;
+  Status check_own_limits(const Identity& who, const control::LeaseRequest& request, const std::vector<Share>& shares) const;
   Taken taken_by(const control::LeaseRequest& request, const std::vector<Share>& shares) const;
   Result<Lease*> try_reserve(Connection& connection, const control::LeaseRequest& request);
   void commit(Connection& connection, const std::string& body);
@@ -87,6 +93,7 @@ class Daemon : private Connection::Owner, private WorkerPool::Owner {
   // Stops its workers, tells its holders why, and releases it once the last worker is gone.
   void end_lease(Lease& lease, const std::string& why);
   void release_if_over(Lease& lease);
+  void forget_lease(Lease& lease);
   void check_leases();
   // No new leases; those left after `deadline_s` (0: never) are ended.
   void drain(uint32_t deadline_s);
@@ -112,15 +119,34 @@ class Daemon : private Connection::Owner, private WorkerPool::Owner {
   bool must_encrypt(const Connection& connection) const;
 
   // manage.cc
-  void manage(Connection& connection, const std::string& body);
-  Status run_command(const Identity& who, const std::vector<std::string>& words, std::string* json);
-  Status run_token_command(const std::vector<std::string>& words, std::string* json);
-  Status run_limit_command(const std::vector<std::string>& words, std::string* json);
+  using Answer = std::function<void(Status, std::string json)>;
+  void manage(Connection& connection, const control::Frame& frame);
+  void run_command(const Identity& who, const std::vector<std::string>& words, const std::string& payload, Answer answer);
+  Status run_own_command(const Identity& who, const std::vector<std::string>& words, std::string* json);
+  // Commands that look at what the pool agrees on, or say how to change it.
+  Status run_shared_command(const std::vector<std::string>& words, std::string* json, std::optional<Change>* change);
+  Status run_token_command(const std::vector<std::string>& words, std::string* json, std::optional<Change>* change);
+  Status run_limit_command(const std::vector<std::string>& words, std::string* json, std::optional<Change>* change);
+  void restore(const std::string& text, Answer answer);
+
+  // cluster.cc
+  void run_cluster_command(const std::vector<std::string>& words, const std::string& payload, Answer answer);
+  void begin_cluster(ClusterConfig config, const EtcdSecrets& secrets, Answer answer);
+  void invite(const std::string& name, const std::string& peer_url, Answer answer);
+  void join_cluster(const std::string& invitation, Answer answer);
+  void leave_cluster(Answer answer);
+  void dismiss(const std::string& name, Answer answer);
+  void describe_cluster(Answer answer);
+  // From now on this server is part of a managed pool; or, by itself again.
+  Status start_managed(ClusterConfig config);
+  void stop_managed();
+  void look_after_members();
 
   void on_signal();
   void begin_drain();
   void end_now(bool at_once);
   void stop_if_drained();
+  void start_watch();
   void reload();
 
   EventLoop& loop_;
@@ -129,6 +155,11 @@ class Daemon : private Connection::Owner, private WorkerPool::Owner {
   Inventory inventory_;
   std::unique_ptr<Store> store_;
   Audit audit_;
+  std::optional<ClusterConfig> cluster_;  // of a managed pool; then
+  std::unique_ptr<EtcdMember> etcd_member_;  // which outlives the state
+  std::unique_ptr<SharedState> state_;
+  ManagedState* managed_ = nullptr;  // state_, in a managed pool
+  EventLoop::TimerId members_timer_{};
   Credentials credentials_;  // none with --dev
   Guesses guesses_;
   Fd signals_;
@@ -138,6 +169,7 @@ class Daemon : private Connection::Owner, private WorkerPool::Owner {
   std::unique_ptr<ImageCache> images_;  // outlives workers_
   WorkerPool workers_;
   Monitor monitor_;
+  Watch watch_;
   std::unordered_map<uint64_t, Attaching> attaching_;  // by connection
   std::vector<std::unique_ptr<Listener>> listeners_;
   std::vector<std::string> addresses_;

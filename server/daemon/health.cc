@@ -27,6 +27,11 @@ HealthCheck check_driver(const Inventory& inventory) {
   return check("driver", Grade::kPass, version);
 }
 
+HealthCheck check_offering(const Watch& watch) {
+  if (!watch.server_note().empty()) return check("offering", Grade::kFail, "no new leases: " + watch.server_note());
+  return check("offering", Grade::kPass, watch.reads_kernel_log() ? "the driver's errors are watched" : "the driver's errors (Xid) are not watched");
+}
+
 HealthCheck check_gpus(const Inventory& inventory) {
   size_t healthy = 0;
   std::string notes;
@@ -114,8 +119,8 @@ HealthCheck check_certificate(time_t expires) {
 }  // namespace
 
 std::vector<HealthCheck> check_health(const Inventory& inventory, const WorkerSetup& setup, const Monitor& monitor,
-                                      time_t certificate_expires) {
-  return {check_driver(inventory), check_gpus(inventory), check_readings(inventory, monitor),
+                                      const Watch& watch, time_t certificate_expires) {
+  return {check_offering(watch),   check_driver(inventory), check_gpus(inventory), check_readings(inventory, monitor),
           check_worker(setup),     check_disk(),          check_limits(),
           check_clock(),           check_certificate(certificate_expires)};
 }

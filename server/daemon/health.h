@@ -7,11 +7,12 @@
 #include "proto/control.h"
 #include "server/daemon/inventory.h"
 #include "server/daemon/monitor.h"
+#include "server/daemon/watch.h"
 
 namespace bf::daemon {
 
 // Quick, and never blocks on the driver. `certificate_expires` is 0 for a server without one.
 std::vector<control::HealthCheck> check_health(const Inventory& inventory, const WorkerSetup& setup, const Monitor& monitor,
-                                               time_t certificate_expires);
+                                               const Watch& watch, time_t certificate_expires);
 
 }  // namespace bf::daemon

@@ -34,40 +34,27 @@ Taken Daemon::taken_by(const control::LeaseRequest& request, const std::vector<S
   return taken;
 }
 
-Status Daemon::check_limits(const Identity& who, const control::LeaseRequest& request, const std::vector<Share>& shares) {
-  auto held_by = [&](auto counts) {
-    std::vector<Taken> held;
-    for (auto& [id, lease] : leases_.all())
-      if (counts(lease.owner)) held.push_back(taken_by(lease.request, lease.shares));
-    return held;
-  };
-  auto own = [&](const Identity& owner) { return owner.client == who.client; };
-  auto group = [&](const Identity& owner) { return owner.group == who.group; };
-  Taken wanted = taken_by(request, shares);
-  const std::string client = "of the client '" + who.client + "'";
-  for (auto& [scope, limit] : store_->limits()) {
-    Status checked;
-    if (scope == "server")
-      checked = check_limit("of this server", limit, held_by([](auto&) { return true; }), wanted);
-    else if (scope == "client" && !store_->limits().contains("client:" + who.client))
-      checked = check_limit("of every client", limit, held_by(own), wanted);
-    else if (scope == "client:" + who.client)
-      checked = check_limit(client, limit, held_by(own), wanted);
-    else if (!who.group.empty() && scope == "group:" + who.group)
-      checked = check_limit("of the group '" + who.group + "'", limit, held_by(group), wanted);
-    if (!checked.ok()) return checked;
-  }
-  return {};
+Claim Daemon::claim_of(const Lease& lease) const {
+  return {lease.id, lease.owner.client, lease.owner.group, taken_by(lease.request, lease.shares)};
+}
+
+// As far as this server's own leases tell: all there is to know, unless the pool is larger.
+Status Daemon::check_own_limits(const Identity& who, const control::LeaseRequest& request, const std::vector<Share>& shares) const {
+  std::vector<Holding> held;
+  for (auto& [id, lease] : leases_.all())
+    held.push_back({lease.owner.client, lease.owner.group, true, taken_by(lease.request, lease.shares)});
+  return check_limits(store_->limits(), who.client, who.group, held, taken_by(request, shares));
 }
 
 Result<Lease*> Daemon::try_reserve(Connection& connection, const control::LeaseRequest& request) {
   if (draining_) return Status{StatusCode::kExhausted, "the server takes no new leases at the moment"};
+  if (auto& note = watch_.server_note(); !note.empty()) return Status{StatusCode::kExhausted, "the server takes no new leases: " + note};
   // In the order of how well a reason explains itself: what is never possible, what a limit forbids, what is not free.
   std::vector<GpuState> idle = inventory_.gpus;
   for (auto& gpu : idle) gpu.promised_bytes = gpu.leases = 0;
   auto ideal = place(idle, request);
   if (!ideal.ok()) return ideal.status();
-  if (Status within = check_limits(connection.identity(), request, *ideal); !within.ok()) {
+  if (Status within = check_own_limits(connection.identity(), request, *ideal); !within.ok()) {
     waiting_.forget(connection.id());  // it waits for itself, not for a GPU
     return within;
   }
@@ -95,8 +82,29 @@ void Daemon::reserve(Connection& connection, const std::string& body) {
   if (!lease.ok())
     return connection.reply(Opcode::kReserve,
                             control::encode_ReserveReply(refusal<control::ReserveReply>(lease.status())));
+  connection.hold();
+  state_->claim(claim_of(**lease), [this, asker = connection.id(), id = (*lease)->id](Status claimed) {
+    auto found = connections_.find(asker);
+    if (found != connections_.end()) return answer_reserve(*found->second, id, claimed);
+    state_->release(id);  // nobody waits for it any more
+  });
+}
+
+void Daemon::answer_reserve(Connection& connection, const std::string& lease_id, const Status& claimed) {
+  connection.release();
+  Lease* lease = leases_.find(lease_id);
+  Status granted = claimed;
+  if (lease == nullptr && claimed.ok()) {
+    state_->release(lease_id);
+    granted = {StatusCode::kExhausted, "the pool's shared state took too long to answer"};
+  }
+  if (!granted.ok()) {
+    if (lease != nullptr) leases_.release(*lease);
+    return connection.reply(Opcode::kReserve, control::encode_ReserveReply(refusal<control::ReserveReply>(granted)));
+  }
+  lease->reserved = Clock::now();
   control::ReserveReply reply;
-  reply.reservation_id = (*lease)->id;
+  reply.reservation_id = lease->id;
   reply.ttl_ms = uint32_t(std::chrono::milliseconds(kReservationTime).count());
   connection.reply(Opcode::kReserve, control::encode_ReserveReply(reply));
 }
@@ -168,7 +176,7 @@ void Daemon::on_holder_lost(Connection& connection, Lease& lease) {
   if (lease.holders.erase(connection.id()) > 0) {
     lease.last_used = Clock::now();
   } else if (lease.state == Lease::State::kReserved) {
-    leases_.release(lease);
+    forget_lease(lease);
   } else if (lease.state == Lease::State::kActive) {
     end_lease(lease, "its client has left");
   } else {
@@ -204,8 +212,13 @@ void Daemon::release_if_over(Lease& lease) {
                                     lease.began_unix, ::time(nullptr), uint32_t(lease.shares.size()),
                                     uint64_t(taken_by(lease.request, lease.shares).memory_mib), lease.end_reason});
   if (!recorded.ok()) log::warn("{}", recorded.message());
-  leases_.release(lease);
+  forget_lease(lease);
   if (!stopping_) workers_.keep_warm(options_.warm_workers);  // those that gave way may come back
+}
+
+void Daemon::forget_lease(Lease& lease) {
+  state_->release(lease.id);
+  leases_.release(lease);
 }
 
 void Daemon::drain(uint32_t deadline_s) {
@@ -251,7 +264,7 @@ void Daemon::check_leases() {
     Lease* lease = leases_.find(id);
     if (lease == nullptr) continue;
     if (lease->state == Lease::State::kReserved)
-      leases_.release(*lease);
+      forget_lease(*lease);
     else
       end_lease(*lease, why);
   }

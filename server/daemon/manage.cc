@@ -1,4 +1,4 @@
-// Commands of `bf` that look at and change what the server keeps: words in, JSON out.
+// Commands of `bf` that look at and change what the server and its pool keep: words in, JSON out.
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
@@ -44,17 +44,63 @@ Status for_admins() {
 
 }  // namespace
 
-void Daemon::manage(Connection& connection, const std::string& body) {
-  auto request = control::decode_ManageRequest(control::as_bytes(body));
+void Daemon::manage(Connection& connection, const control::Frame& frame) {
+  auto request = control::decode_ManageRequest(control::as_bytes(frame.body));
   if (!request.ok()) return refuse(connection, request.status());
-  std::string answer;
-  Status done = run_command(connection.identity(), request->words, &answer);
-  if (answer.size() > limits::kPayloadBytes) done = {StatusCode::kExhausted, "the answer is too long"}, answer.clear();
-  connection.reply(Opcode::kManage, control::encode_ManageReply({uint32_t(done.code()), done.message()}),
-                   std::move(answer));
+  connection.hold();
+  run_command(connection.identity(), request->words, frame.payload, [this, asker = connection.id()](Status done, std::string answer) {
+    auto found = connections_.find(asker);
+    if (found == connections_.end()) return;
+    found->second->release();
+    if (answer.size() > limits::kPayloadBytes) done = {StatusCode::kExhausted, "the answer is too long"};
+    if (!done.ok()) answer.clear();
+    found->second->reply(Opcode::kManage, control::encode_ManageReply({uint32_t(done.code()), done.message()}), std::move(answer));
+  });
 }
 
-Status Daemon::run_command(const Identity& who, const std::vector<std::string>& words, std::string* answer) {
+void Daemon::run_command(const Identity& who, const std::vector<std::string>& words, const std::string& payload, Answer answer) {
+  const std::string verb = words.empty() ? "" : words[0];
+  bool shared = verb == "token" || verb == "limit" || verb == "backup" || verb == "restore" || verb == "cluster";
+  if (!shared) {
+    std::string text;
+    Status done = run_own_command(who, words, &text);
+    return answer(done, std::move(text));
+  }
+  if (!who.admin) return answer(for_admins(), {});
+  if (options_.dev && verb != "limit") return answer({StatusCode::kInvalid, "a server with --dev keeps nothing and takes no tokens"}, {});
+  if (verb == "cluster") return run_cluster_command(words, payload, std::move(answer));
+  if (verb == "restore") return restore(payload, std::move(answer));
+  if (verb == "backup")
+    return state_->read([answer](Result<Configuration> all) {
+      all.ok() ? answer({}, backup_of(*all)) : answer(all.status(), {});
+    });
+  state_->refresh([this, words, answer = std::move(answer)](Status fresh) {
+    std::string text;
+    std::optional<Change> change;
+    Status done = fresh.ok() ? run_shared_command(words, &text, &change) : fresh;
+    if (!done.ok() || !change) return answer(done, std::move(text));
+    state_->apply(std::move(*change), [answer, text](Status applied) { answer(applied, text); });
+  });
+}
+
+Status Daemon::run_shared_command(const std::vector<std::string>& words, std::string* answer, std::optional<Change>* change) {
+  return words[0] == "token" ? run_token_command(words, answer, change) : run_limit_command(words, answer, change);
+}
+
+void Daemon::restore(const std::string& text, Answer answer) {
+  auto all = read_backup(text, "this");
+  if (!all.ok()) return answer(all.status(), {});
+  if (cluster_ && cluster_->own_etcd && all->ca != configuration_of(*store_, options_.state_dir).ca)
+    return answer({StatusCode::kInvalid, "this is a backup of another pool: its authority is not the one that this pool's etcd believes"}, {});
+  log::info("the pool's configuration is replaced by a backup's");
+  audit_.write("restored", {});
+  state_->apply(std::move(*all), [this, answer](Status applied) {
+    if (applied.ok()) on_configuration();
+    answer(applied, json{{"restored", true}}.dump());
+  });
+}
+
+Status Daemon::run_own_command(const Identity& who, const std::vector<std::string>& words, std::string* answer) {
   auto is = [&](size_t count, std::initializer_list<const char*> verbs) {
     if (words.size() != count || words.size() < verbs.size()) return false;
     return std::equal(verbs.begin(), verbs.end(), words.begin(), [](const char* a, const std::string& b) { return b == a; });
@@ -97,7 +143,7 @@ Status Daemon::run_command(const Identity& who, const std::vector<std::string>& 
     *answer = json{{"released", words[1]}}.dump();
     return {};
   }
-  if (is(2, {"drain"}) || is(1, {"undrain"}) || is(1, {"backup"}))
+  if (is(2, {"drain"}) || is(1, {"undrain"}))
     if (!who.admin) return for_admins();
   if (is(2, {"drain"})) {
     drain(uint32_t(std::clamp(atoll(words[1].c_str()), 0ll, 31'536'000ll)));
@@ -112,15 +158,6 @@ Status Daemon::run_command(const Identity& who, const std::vector<std::string>& 
     *answer = json{{"draining", false}}.dump();
     return {};
   }
-  if (is(1, {"backup"})) {
-    if (options_.dev) return {StatusCode::kInvalid, "a server with --dev has nothing to keep"};
-    auto text = backup(*store_, options_.state_dir);
-    if (!text.ok()) return text.status();
-    *answer = std::move(*text);
-    return {};
-  }
-  if (!words.empty() && words[0] == "token") return who.admin ? run_token_command(words, answer) : for_admins();
-  if (!words.empty() && words[0] == "limit") return who.admin ? run_limit_command(words, answer) : for_admins();
   if (is(1, {"history"})) {
     auto past = store_->history(kHistory);
     if (!past.ok()) return past.status();
@@ -137,7 +174,7 @@ Status Daemon::run_command(const Identity& who, const std::vector<std::string>& 
 }
 
 // limit list | set SCOPE GPUS MIB LEASES | remove SCOPE. Negative: no limit.
-Status Daemon::run_limit_command(const std::vector<std::string>& words, std::string* answer) {
+Status Daemon::run_limit_command(const std::vector<std::string>& words, std::string* answer, std::optional<Change>* change) {
   const std::string verb = words.size() > 1 ? words[1] : "";
   if (verb == "list" && words.size() == 2) {
     json all = json::array();
@@ -149,21 +186,21 @@ Status Daemon::run_limit_command(const std::vector<std::string>& words, std::str
   if (words.size() < 3) return unknown_command();
   const std::string& scope = words[2];
   bool named = (scope.starts_with("client:") && scope.size() > 7) || (scope.starts_with("group:") && scope.size() > 6);
-  if (scope != "server" && scope != "client" && !named)
-    return {StatusCode::kInvalid, "limits are of: server, client (each by itself), client:NAME, group:NAME"};
+  if (scope != "pool" && scope != "server" && scope != "client" && !named)
+    return {StatusCode::kInvalid, "limits are of: pool (all servers together), server (each by itself), client (each by itself), client:NAME, group:NAME"};
   *answer = json{{"limit", scope}}.dump();
   if (verb == "set" && words.size() == 6) {
     log::info("limit of {}: {} GPUs, {} MiB, {} leases", scope, words[3], words[4], words[5]);
-    return store_->put(scope, {atof(words[3].c_str()), atoll(words[4].c_str()), atoll(words[5].c_str())});
+    *change = PutLimit{scope, {atof(words[3].c_str()), atoll(words[4].c_str()), atoll(words[5].c_str())}};
+    return {};
   }
-  if (verb == "remove" && words.size() == 3) return store_->remove_limit(scope);
+  if (verb == "remove" && words.size() == 3) return *change = RemoveLimit{scope}, ok_status();
   return unknown_command();
 }
 
 // token pin | list | add NAME ID HASH EXPIRES ADMIN GROUP | rotate NAME ID HASH | disable NAME | enable NAME | remove NAME.
 // The secret is made by whoever asks and never gets here: HASH is hexadecimal SHA-256.
-Status Daemon::run_token_command(const std::vector<std::string>& words, std::string* answer) {
-  if (options_.dev) return {StatusCode::kInvalid, "a server with --dev takes no tokens"};
+Status Daemon::run_token_command(const std::vector<std::string>& words, std::string* answer, std::optional<Change>* change) {
   auto verb = words.size() > 1 ? words[1] : "";
   if (verb == "pin" && words.size() == 2) return *answer = json{{"pin", to_hex(credentials_.pin)}}.dump(), ok_status();
   if (verb == "list" && words.size() == 2) {
@@ -189,7 +226,8 @@ Status Daemon::run_token_command(const std::vector<std::string>& words, std::str
       return {StatusCode::kInvalid, "this is not a token"};
     log::info("token '{}' made", name);
     audit_.write("token-made", {{"token", name}});
-    return store_->put(token);
+    *change = std::move(token);
+    return {};
   }
   if (known == nullptr) return {StatusCode::kInvalid, "there is no token '" + name + "'"};
   Token token = *known;
@@ -203,13 +241,15 @@ Status Daemon::run_token_command(const std::vector<std::string>& words, std::str
     token.disabled = false;
   } else if (verb == "remove" && words.size() == 3) {
     log::info("token '{}' removed", name);
-    return store_->remove_token(name);
+    *change = RemoveToken{name};
+    return {};
   } else {
     return unknown_command();
   }
   log::info("token '{}': {}", name, verb);
   audit_.write("token-changed", {{"token", name}, {"how", verb}});
-  return store_->put(token);
+  *change = std::move(token);
+  return {};
 }
 
 }  // namespace bf::daemon

@@ -113,6 +113,8 @@ void Monitor::take(control::MonitorReport report) {
             .number<uint64_t>("nvmlDeviceGetTotalEccErrors",
                               {nvml::NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml::NVML_VOLATILE_ECC})
             .value_or(0);
+    const nvml::Answer* temperature = answers.find(nvml::name_id("nvmlDeviceGetTemperature"), {});
+    reading.lost = temperature != nullptr && temperature->result == nvml::NVML_ERROR_GPU_IS_LOST;
     reading.remapping_failed = number("nvmlDeviceGetRemappedRows", 3 * sizeof(uint32_t)) != 0;
     if (uint32_t slowdown =
             answers.number<uint32_t>("nvmlDeviceGetTemperatureThreshold", {nvml::NVML_TEMPERATURE_THRESHOLD_SLOWDOWN})

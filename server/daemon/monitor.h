@@ -2,7 +2,7 @@
 // starts it again when it dies, and keeps the last sample for everybody.
 //
 // A sample is taken when somebody wants one and the last is more than kSampleAge old; all who ask meanwhile wait for
-// the same one. So an idle server samples nothing, and a crowd costs one sample a second.
+// the same one. So an idle server samples no more than its watch wants, and a crowd costs one sample a second.
 #pragma once
 
 #include <sys/types.h>
@@ -40,6 +40,7 @@ class Monitor {
     // For bf health.
     uint64_t uncorrected_errors = 0;
     bool remapping_failed = false;
+    bool lost = false;  // NVML says that the GPU is gone
     uint32_t slowdown_c = 0;
   };
 
@@ -59,6 +60,7 @@ class Monitor {
   const Reading& reading(size_t gpu) const { return readings_[gpu]; }
   const std::string& system() const { return system_; }
   bool running() const { return pid_ > 0; }
+  Clock::time_point sampled_at() const { return sampled_at_; }
 
   // SIGCHLD came.
   void reap();

@@ -102,6 +102,7 @@ void describe(CLI::App& app, CommandLine& line) {
   app.add_option("--log-level", o.log_level, "off, error, warn, info (default), debug or trace")
       ->check(CLI::IsMember({"off", "error", "warn", "info", "debug", "trace"}))
       ->type_name("LEVEL");
+  app.add_option("--kernel-log", o.kernel_log, "Where the driver's Xid errors are read (default /dev/kmsg)")->type_name("FILE");
   app.add_option("--log-file", o.log_file, "Write the log here instead of to standard error")->type_name("FILE");
 }
 

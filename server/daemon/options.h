@@ -36,6 +36,7 @@ struct Options {
   std::string log_file;
   std::string gpudirect = "on";    // with rdma: the network card reads GPU memory where it can
   std::string rdma = "on";      // off, or the numeric address of the RDMA interface
+  std::string kernel_log;       // empty: /dev/kmsg, for real GPUs
   std::string server_name;      // empty: the host's
   std::string image_cache;      // folder; empty: code images are not kept
   uint64_t image_cache_mib = 8192;

@@ -55,4 +55,30 @@ Status check_limit(const std::string& whose, const Limit& limit, const std::vect
   return {};
 }
 
+Status check_limits(const std::map<std::string, Limit>& limits, const std::string& client, const std::string& group,
+                    const std::vector<Holding>& held, const Taken& wanted) {
+  for (auto& [scope, limit] : limits) {
+    auto check = [&, &limit = limit](const std::string& whose, auto counts) {
+      std::vector<Taken> taken;
+      for (auto& holding : held)
+        if (counts(holding)) taken.push_back(holding.taken);
+      return check_limit(whose, limit, taken, wanted);
+    };
+    auto own = [&](const Holding& holding) { return holding.client == client; };
+    Status checked;
+    if (scope == "pool")
+      checked = check("of the pool", [](const Holding&) { return true; });
+    else if (scope == "server")
+      checked = check("of this server", [](const Holding& holding) { return holding.here; });
+    else if (scope == "client" && !limits.contains("client:" + client))
+      checked = check("of every client", own);
+    else if (scope == "client:" + client)
+      checked = check("of the client '" + client + "'", own);
+    else if (!group.empty() && scope == "group:" + group)
+      checked = check("of the group '" + group + "'", [&](const Holding& holding) { return holding.group == group; });
+    if (!checked.ok()) return checked;
+  }
+  return {};
+}
+
 }  // namespace bf::daemon

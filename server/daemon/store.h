@@ -27,7 +27,7 @@ struct Token {
   bool admin = false;
 };
 
-// What a client, a group, every client by itself, or the whole server may hold. Negative: no limit.
+// What a client, a group, every client by itself, a server or the whole pool may hold. Negative: no limit.
 struct Limit {
   double gpus = -1;  // fractions of GPUs add up
   int64_t memory_mib = -1;
@@ -56,7 +56,7 @@ class Store {
   Status put(const Token& token);
   Status remove_token(const std::string& name);
 
-  // Scopes: "server", "client" (each by itself), "client:NAME", "group:NAME".
+  // Scopes: "pool", "server" (each by itself), "client" (each by itself), "client:NAME", "group:NAME".
   const std::map<std::string, Limit>& limits() const { return limits_; }
   Status put(const std::string& scope, const Limit& limit);
   Status remove_limit(const std::string& scope);

@@ -4,7 +4,6 @@ logs: no GPU was ever promised twice, every lease that began has ended, and ever
 its time-out. BF_E2E_FULL=1: five servers, 40 clients, ten minutes."""
 
 import collections
-import json
 import os
 import pathlib
 import random
@@ -16,6 +15,7 @@ import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+import audit  # noqa: E402
 import harness  # noqa: E402
 from checks import FULL, Checks, build_from_arguments, finish  # noqa: E402
 
@@ -88,28 +88,6 @@ def trouble(pool, until):
             endings["server restarts"] += 1
 
 
-def judge(path):
-    """What is wrong in an audit log, as a list; a "started" line means that everything before it is over."""
-    wrong, held, began, ended = [], {}, 0, 0
-    for text in path.read_text().splitlines():
-        event = json.loads(text)
-        if event["event"] == "started":
-            held.clear()
-        elif event["event"] == "lease":
-            began += 1
-            held[event["lease"]] = ([int(g) for g in event["gpus"].split(",")], event["mib"])
-            for gpu in {g for gpus, _ in held.values() for g in gpus}:
-                promised = sum(mib for gpus, mib in held.values() if gpu in gpus)
-                if promised > MEMORY_MIB:
-                    wrong.append(f"GPU {gpu}: {promised} of {MEMORY_MIB} MiB promised at {event['time']}")
-        elif event["event"] == "lease-ended":
-            ended += 1
-            if held.pop(event["lease"], None) is None:
-                wrong.append(f"lease {event['lease']} ended, but never began")
-    wrong += [f"lease {lease} never ended" for lease in held]
-    return wrong, began, ended
-
-
 with tempfile.TemporaryDirectory() as folder:
     logs = [pathlib.Path(folder) / f"audit{i}" for i in range(SERVERS)]
     pool = [harness.Server(build, software_memory_mib=MEMORY_MIB, extra=["--audit-log", str(log)]) for log in logs]
@@ -131,7 +109,7 @@ with tempfile.TemporaryDirectory() as folder:
         for server, log in zip(pool, logs):
             quiet, seconds = harness.wait_for(lambda: server.free_mib() == server.idle_mib, 15, 0.2)
             check(quiet, f"{server.address}: all memory is free {seconds:.1f} s later: {server.free_mib()}")
-            wrong, began, ended = judge(log)
+            wrong, began, ended = audit.judge(log, MEMORY_MIB)
             check(not wrong, f"{server.address}: {began} leases began, {ended} ended; {wrong[:3]}")
             check(server.process.poll() is None, f"{server.address} lives")
     finally:

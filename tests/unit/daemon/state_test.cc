@@ -124,10 +124,14 @@ TEST_F(State, ABackupMakesAnotherServerOfTheSamePool) {
   ASSERT_TRUE(store->put("client", Limit{.gpus = 2.5}).ok());
   auto own = make_credentials(folder_, "gpu1");
   ASSERT_TRUE(own.ok());
-  std::ofstream(file) << backup(*store, folder_).value();
+  std::ofstream(file) << backup_of(configuration_of(*store, folder_));
   auto copy = Store::open(other + "/backfield.db").value();
   ASSERT_TRUE(copy->put(token("old", "aaaaaaaaaaaaaaaa")).ok());
   ASSERT_NE(make_credentials(other, "gpu2").value().pin, own->pin);
+  auto restore = [](Store& into, const std::string& folder, const std::string& path) -> Status {
+    auto all = read_backup(read_file(path).value(), path);
+    return all.ok() ? adopt(*all, into, folder) : all.status();
+  };
   Status restored = restore(*copy, other, file);
   ASSERT_TRUE(restored.ok()) << restored.message();
   EXPECT_EQ(copy->token_named("old"), nullptr);
