@@ -4,6 +4,8 @@
 #include <cstring>
 #include <mutex>
 
+#include "client/watch.h"
+
 namespace bf::client {
 
 namespace {
@@ -40,6 +42,7 @@ bool CallStream::append(const FrameHeader& header, Bytes body, const Payload& pa
     uint32_t seen = room_word_.load(std::memory_order_relaxed);
     ++room_waiters_;
     lock_.unlock();
+    WatchWait waiting("wait for room to send");
     futex_wait(room_word_, seen);
     lock_.lock();
     --room_waiters_;

@@ -6,6 +6,9 @@
 
 #include "base/log.h"
 #include "client/mirrors.h"
+#include "client/trace.h"
+#include "client/watch.h"
+#include "proto/trace.h"
 #include "proto/control.h"
 #include "proto/frame.h"
 
@@ -39,6 +42,13 @@ void Callbacks::graphs_completed(uint64_t launches) {
   }
 }
 
+Status Callbacks::ask_for_trace(transport::Stream& side) {
+  FrameHeader header{0, 0, uint16_t(kTraceOpcode), 0, 0};
+  iovec part{&header, sizeof header};
+  std::lock_guard guard(send_mutex_);
+  return side.send({&part, 1});
+}
+
 Status Callbacks::run(transport::Stream& side, Landing& landing) {
   std::vector<std::byte> buffer(sizeof(FrameHeader) + limits::kControlBodyBytes);
   size_t used = 0;
@@ -51,11 +61,18 @@ Status Callbacks::run(transport::Stream& side, Landing& landing) {
     while (used - at >= sizeof(FrameHeader)) {
       FrameHeader header;
       std::memcpy(&header, buffer.data() + at, sizeof header);
-      if (header.opcode != uint16_t(Opcode::kCallback) || header.body_bytes > limits::kControlBodyBytes ||
-          header.payload_bytes != 0) {
+      const bool trace = header.opcode == uint16_t(kTraceOpcode);
+      if ((!trace && header.opcode != uint16_t(Opcode::kCallback)) || (trace ? header.body_bytes : header.payload_bytes) != 0 ||
+          header.body_bytes > limits::kControlBodyBytes || header.payload_bytes > limits::kControlBodyBytes) {
         return Status(StatusCode::kInvalid, "the server sent a malformed frame on the side stream");
       }
-      if (used - at < sizeof header + header.body_bytes) break;
+      if (used - at < sizeof header + header.body_bytes + header.payload_bytes) break;
+      if (trace) {
+        if (!watched() || !Trace::instance().worker_answers({buffer.data() + at + sizeof header, header.payload_bytes}))
+          return Status(StatusCode::kInvalid, "the server sent a trace that nobody asked for");
+        at += sizeof header + header.payload_bytes;
+        continue;
+      }
       auto notice = control::decode_CallbackNotice({buffer.data() + at + sizeof header, header.body_bytes});
       if (!notice.ok()) return notice.status();
       at += sizeof header + header.body_bytes;
@@ -78,6 +95,7 @@ Status Callbacks::run(transport::Stream& side, Landing& landing) {
       }
       t_inside = false;
       if (!function.repeats) remove(notice->id);
+      std::lock_guard sending(send_mutex_);
       if (Mirrors::instance().live()) BF_RETURN_IF_ERROR(Mirrors::instance().publish(side));
 
       control::CallbackNotice done;

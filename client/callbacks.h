@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 #include <unordered_map>
 
 #include "client/futex.h"
@@ -43,10 +44,14 @@ class Callbacks {
   // The first `launches` of them have completed.
   void graphs_completed(uint64_t launches);
 
+  // Asks the worker for what it has recorded; the answer goes to the trace (client/trace.h).
+  Status ask_for_trace(transport::Stream& side);
+
   // True on the callback thread while a function runs.
   static bool inside();
 
  private:
+  std::mutex send_mutex_;  // of the side stream
   SpinLock lock_;
   std::unordered_map<uint64_t, Function> functions_;
   uint64_t next_ = 1;

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <mutex>
 
+#include "client/watch.h"
 #include "proto/session.h"
 
 namespace bf::client {
@@ -58,6 +59,7 @@ struct Part {
 }  // namespace
 
 uint64_t Landing::issue(const HostLayout& layout) {
+  if (watched()) watch_bytes_down(layout.bytes());
   std::lock_guard guard(lock_);
   uint64_t id = next_.load(std::memory_order_relaxed);
   next_.store(id + 1, std::memory_order_relaxed);

@@ -11,6 +11,7 @@
 #include "base/limits.h"
 #include "tools/program.h"
 #include "tools/servers.h"
+#include "tools/trace_file.h"
 
 namespace bf::tools {
 namespace {
@@ -151,11 +152,18 @@ int check_command(const std::string& tool, const std::vector<std::string>& comma
 int run_on(const std::string& tool, const Borrowed& borrowed, const std::string& transport,
            const std::vector<std::string>& command) {
   set_environment(borrowed, transport, library_folder());
-  return run_program(command, borrowed.remote->fd(), [&] {
+  auto trace = TraceFile::begin();
+  if (!trace.ok()) {
+    complain(tool, trace.status().message());
+    return kBackfieldFailed;
+  }
+  int status = run_program(command, borrowed.remote->fd(), [&] {
     std::string why = borrowed.remote->last_words();
     complain(tool, "the server " + borrowed.remote->server().to_string() + " ended the lease" +
                        (why.empty() ? "" : ": " + why) + "; CUDA calls of the program fail from now on");
   });
+  trace->end();
+  return status;
 }
 
 std::optional<uint64_t> parse_seconds(const std::string& text) {

@@ -101,6 +101,14 @@ Status HostCalls::read_changes(std::span<const std::byte> patches) {
   return mirrors_.apply_side(patches);
 }
 
+Status HostCalls::send_trace() {
+  std::vector<std::byte> payload = recorder_.take();
+  FrameHeader header{0, uint32_t(payload.size()), uint16_t(kTraceOpcode), 0, 0};
+  const iovec parts[] = {{&header, sizeof(header)}, {payload.data(), payload.size()}};
+  std::lock_guard guard(send_mutex_);
+  return side_.send(parts);
+}
+
 void HostCalls::side_loop() {
   std::vector<std::byte> buffer(sizeof(FrameHeader) + limits::kControlBodyBytes);
   size_t used = 0;
@@ -114,7 +122,8 @@ void HostCalls::side_loop() {
       FrameHeader header;
       std::memcpy(&header, buffer.data() + at, sizeof(header));
       const bool changes = header.opcode == uint16_t(Opcode::kHostChanges);
-      if ((!changes && header.opcode != uint16_t(Opcode::kCallbackDone)) ||
+      const bool trace = header.opcode == uint16_t(kTraceOpcode);
+      if ((!changes && !trace && header.opcode != uint16_t(Opcode::kCallbackDone)) ||
           (changes ? header.body_bytes : header.payload_bytes) != 0 || header.body_bytes > limits::kControlBodyBytes ||
           header.payload_bytes > limits::kControlBodyBytes) {
         return end_(Status(StatusCode::kInvalid, "the client sent a malformed frame on the side stream"));
@@ -122,7 +131,8 @@ void HostCalls::side_loop() {
       const size_t bytes = header.body_bytes + header.payload_bytes;
       if (used - at < sizeof(header) + bytes) break;
       const std::span<const std::byte> content(buffer.data() + at + sizeof(header), bytes);
-      if (Status status = changes ? read_changes(content) : read_done(content); !status.ok()) return end_(status);
+      Status status = changes ? read_changes(content) : trace ? send_trace() : read_done(content);
+      if (!status.ok()) return end_(status);
       at += sizeof(header) + bytes;
     }
     std::memmove(buffer.data(), buffer.data() + at, used - at);

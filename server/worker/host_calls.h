@@ -15,14 +15,16 @@
 #include "proto/api/cuda_api.h"
 #include "server/worker/mirrors.h"
 #include "server/worker/outbox.h"
+#include "server/worker/recorder.h"
 #include "transport/transport.h"
 
 namespace bf::server {
 
 class HostCalls {
  public:
-  HostCalls(transport::Stream& side, Outbox& outbox, Mirrors& mirrors, std::function<void(Status)> end)
-      : side_(side), outbox_(outbox), mirrors_(mirrors), end_(std::move(end)) {}
+  HostCalls(transport::Stream& side, Outbox& outbox, Mirrors& mirrors, Recorder& recorder,
+            std::function<void(Status)> end)
+      : side_(side), outbox_(outbox), mirrors_(mirrors), recorder_(recorder), end_(std::move(end)) {}
   ~HostCalls();
 
   void start();  // the side thread
@@ -47,10 +49,12 @@ class HostCalls {
   void side_loop();
   Status read_changes(std::span<const std::byte> patches);
   Status read_done(std::span<const std::byte> body);
+  Status send_trace();
 
   transport::Stream& side_;
   Outbox& outbox_;
   Mirrors& mirrors_;
+  Recorder& recorder_;
   std::function<void(Status)> end_;
   std::mutex send_mutex_;
   std::mutex mutex_;

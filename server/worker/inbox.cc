@@ -49,6 +49,7 @@ bool Inbox::wait(uint64_t transfer, uint64_t offset, Landed& landed) {
       blocks_.erase(found);
       return true;
     }
+    Recorder::Span waiting(recorder_);
     changed_.wait(guard);
   }
 }

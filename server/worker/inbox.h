@@ -11,6 +11,7 @@
 #include <set>
 #include <utility>
 
+#include "server/worker/recorder.h"
 #include "transport/transport.h"
 
 namespace bf::server {
@@ -22,7 +23,8 @@ class Inbox final : public transport::BulkSink {
     const std::byte* data = nullptr;
   };
 
-  Inbox(transport::Bulk& bulk, std::function<void(const Status&)> lost) : bulk_(bulk), lost_(std::move(lost)) {}
+  Inbox(transport::Bulk& bulk, Recorder& recorder, std::function<void(const Status&)> lost)
+      : bulk_(bulk), recorder_(recorder), lost_(std::move(lost)) {}
 
   // Waits for the block of `transfer` that begins at `offset`. False when the session ends meanwhile. The caller owes
   // release(landed.block).
@@ -58,6 +60,7 @@ class Inbox final : public transport::BulkSink {
 
  private:
   transport::Bulk& bulk_;
+  Recorder& recorder_;
   std::function<void(const Status&)> lost_;
   static constexpr size_t kDiscarded = 1024;  // remembered; then the oldest are forgotten
 

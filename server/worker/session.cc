@@ -115,14 +115,14 @@ Session::Session(transport::Link& link, Prepared& prepared, const SessionConfig&
       driver(prepared.driver),
       prepared(prepared),
       config(config),
-      inbox(link.bulk(), [this](const Status& why) { end(why); }),
+      inbox(link.bulk(), recorder, [this](const Status& why) { end(why); }),
       outbox(link, prepared.staging, prepared.fences, [this](const Status& why) { end(why); }),
       copies(driver, prepared.fences, prepared.staging, inbox, outbox, link.bulk().ring()),
       charges(ledger, config.ledger_slot, charge_devices(config)),
       mirrors(driver, outbox, charges, mirror_limit(config)),
       contexts(*this),
       functions(*this),
-      host_calls(link.side(), outbox, mirrors, [this](Status why) { end(std::move(why)); }),
+      host_calls(link.side(), outbox, mirrors, recorder, [this](Status why) { end(std::move(why)); }),
       lanes_(new std::unique_ptr<LaneCall>[limits::kLanes]) {}
 
 Session::~Session() = default;
@@ -187,7 +187,10 @@ void Session::run(const Frame& frame, Turn& turn) {
     call.work_before = mirrors.work();
   }
   if (!entry->post) turn.pass();
-  if (entry->run(call) != Outcome::kDone) return violation(call, call.violation ? call.violation : "malformed");
+  {
+    Recorder::Span running(recorder, call.lane, call.opcode);
+    if (entry->run(call) != Outcome::kDone) return violation(call, call.violation ? call.violation : "malformed");
+  }
   finish(*entry, call);
 }
 

@@ -28,6 +28,7 @@
 #include "server/worker/order.h"
 #include "server/worker/prepared.h"
 #include "server/worker/prints.h"
+#include "server/worker/recorder.h"
 #include "transport/transport.h"
 
 namespace bf::server {
@@ -79,6 +80,7 @@ class Session final : public Order::Runner {
   Prepared& prepared;
   const SessionConfig& config;
   HandleTables handles;
+  Recorder recorder;
   Inbox inbox;
   Outbox outbox;
   Copies copies;
