@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "client/contexts.h"
 #include "client/mirrors.h"
+#include "client/shared_memory.h"
 #include "client/trace.h"
 #include "client/watch.h"
 #include "api/remote.h"
@@ -78,7 +79,7 @@ CUresult Session::start() {
   if (gate() != CUDA_ERROR_NOT_INITIALIZED) return gate();
   static bool registered = false;
   if (!registered) {
-    pthread_atfork(nullptr, nullptr, at_fork_child);
+    pthread_atfork([] { SharedMemory::instance().before_fork(); }, [] { SharedMemory::instance().after_fork(); }, at_fork_child);
     set_log_level(parse_log_level(getenv("BF_LOG") ? getenv("BF_LOG") : "", LogLevel::kOff));
     registered = true;
   }
@@ -186,6 +187,7 @@ void Session::at_exit() {
 }
 
 void Session::at_fork_child() {
+  SharedMemory::instance().in_forked_child();
   if (!g_used.load(std::memory_order_relaxed)) return;
   g_forked.store(true);
   stop_watching();

@@ -75,7 +75,7 @@ struct Segment {
   alignas(4096) Direction to_worker;
   alignas(4096) Direction to_client;
 };
-inline constexpr uint32_t kVersion = 1;  // changes with anything above
+inline constexpr uint32_t kVersion = 2;  // changes with anything above
 
 // --- Waiting
 // -----------------------------------------------------------------------------------------------------------
