@@ -254,7 +254,7 @@ bool Landing::wait(uint64_t watermark, uint64_t data_frames) {
     }
     done = there();
     if (done || stopped_.load(std::memory_order_acquire)) break;
-    futex_wait(word_, seen);
+    futex_wait_eagerly(word_, seen);
   }
   waiters_.fetch_sub(1, std::memory_order_relaxed);
   return done;

@@ -281,7 +281,7 @@ uint64_t Session::queue_send(const void* data, size_t bytes, const std::shared_p
 
 void Session::await_send(Send& send) {
   WatchWait waiting("wait until the bytes have left");
-  while (send.done.load(std::memory_order_acquire) == 0) futex_wait(send.done, 0);
+  while (send.done.load(std::memory_order_acquire) == 0) futex_wait_eagerly(send.done, 0);
 }
 
 // --- Errors and prints -----------------------------------------------------------------------------------------------------
