@@ -8,7 +8,7 @@ BF_PACKAGES=(
   libspdlog-dev libfmt-dev libprotozero-dev libcli11-dev libtomlplusplus-dev nlohmann-json3-dev libzstd-dev liblz4-dev libseccomp-dev
   libyaml-cpp-dev libssl-dev libsqlite3-dev
   # to test
-  libgtest-dev libprotobuf-dev protobuf-compiler
+  libgtest-dev libbenchmark-dev libprotobuf-dev protobuf-compiler
 )
 # Left out where the release has no such package: the check of the API facts against the vendor's headers is skipped then.
 BF_OPTIONAL_PACKAGES=(clang-14 libclang-rt-14-dev python3-clang-14)
