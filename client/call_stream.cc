@@ -1,13 +1,23 @@
 #include "client/call_stream.h"
 
+#include <sys/prctl.h>
+#include <time.h>
+
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
 
+#include "client/watch.h"
+
 namespace bf::client {
 
 namespace {
-constexpr auto kFlusherSpin = std::chrono::microseconds(50);  // gap between launches of a busy program
+// A busy program posts again soon, and should not have to wake anybody for it: that costs more than the call. Where there
+// are processors to spare the flusher looks out for so long, else it looks again after a nap; who waits for an answer
+// sends by himself.
+constexpr auto kFlusherSpin = std::chrono::microseconds(200);
+constexpr timespec kFlusherNap{0, 30'000};
 constexpr size_t kKeepCapacity = 4 << 20;                     // a buffer that grew past this for an image is given back
 }  // namespace
 
@@ -40,6 +50,7 @@ bool CallStream::append(const FrameHeader& header, Bytes body, const Payload& pa
     uint32_t seen = room_word_.load(std::memory_order_relaxed);
     ++room_waiters_;
     lock_.unlock();
+    WatchWait waiting("wait for room to send");
     futex_wait(room_word_, seen);
     lock_.lock();
     --room_waiters_;
@@ -108,7 +119,19 @@ bool CallStream::send_pending(int rounds) {
   return open;
 }
 
+void CallStream::linger() {
+  if (!may_spin()) {
+    nanosleep(&kFlusherNap, nullptr);
+    return;
+  }
+  auto until = std::chrono::steady_clock::now() + kFlusherSpin;
+  while (pending_bytes_.load(std::memory_order_relaxed) == 0 && std::chrono::steady_clock::now() < until) {
+    for (int i = 0; i < 16; ++i) cpu_relax();
+  }
+}
+
 void CallStream::run_flusher() {
+  prctl(PR_SET_TIMERSLACK, 1);  // ns
   for (;;) {
     uint32_t seen = flusher_word_.load(std::memory_order_acquire);
     lock_.lock();
@@ -117,12 +140,7 @@ void CallStream::run_flusher() {
       busy_ = true;
       lock_.unlock();
       send_pending(INT_MAX);
-      if (may_spin()) {
-        auto until = std::chrono::steady_clock::now() + kFlusherSpin;
-        while (pending_bytes_.load(std::memory_order_relaxed) == 0 && std::chrono::steady_clock::now() < until) {
-          for (int i = 0; i < 16; ++i) cpu_relax();
-        }
-      }
+      linger();
       continue;
     }
     // Nothing to do, or another thread sends and will wake us if it leaves something behind.

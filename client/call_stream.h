@@ -48,6 +48,7 @@ class CallStream {
   };
 
   bool send_pending(int rounds);
+  void linger();
 
   static constexpr size_t kMaxPending = 16 << 20;  // then posters wait for the peer: two of the largest frames
 

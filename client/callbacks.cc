@@ -7,8 +7,11 @@
 #include "base/log.h"
 #include "client/mirrors.h"
 #include "client/state.h"
+#include "client/trace.h"
+#include "client/watch.h"
 #include "proto/control.h"
 #include "proto/frame.h"
+#include "proto/trace.h"
 
 namespace bf::client {
 
@@ -47,6 +50,18 @@ void Callbacks::graphs_completed(uint64_t launches) {
   uint64_t known = graphs_completed_.load();
   while (known < launches && !graphs_completed_.compare_exchange_weak(known, launches)) {
   }
+}
+
+Status Callbacks::ask_for_trace(transport::Stream& side) {
+  FrameHeader header{0, 0, uint16_t(Opcode::kTrace), 0, 0};
+  iovec part{&header, sizeof header};
+  std::lock_guard guard(send_mutex_);
+  return side.send({&part, 1});
+}
+
+static Status take_trace(std::span<const std::byte> events) {
+  if (watched() && Trace::instance().worker_answers(events)) return {};
+  return Status(StatusCode::kInvalid, "the server sent a trace that nobody asked for");
 }
 
 Status Callbacks::send_staging(transport::Stream& side, uint64_t address) {
@@ -93,6 +108,7 @@ Status Callbacks::run_one(transport::Stream& side, Landing& landing, std::span<c
     }
   }
   if (!function->repeats) remove(notice->id);
+  std::lock_guard sending(send_mutex_);
   if (Mirrors::instance().live()) BF_RETURN_IF_ERROR(Mirrors::instance().publish(side));
   for (size_t at = 0; at + sizeof(uint64_t) <= notice->wanted.size(); at += sizeof(uint64_t)) {
     uint64_t staging;
@@ -120,15 +136,17 @@ Status Callbacks::run(transport::Stream& side, Landing& landing) {
       FrameHeader header;
       std::memcpy(&header, buffer.data() + at, sizeof header);
       const bool data = header.opcode == uint16_t(Opcode::kHostData);
-      if ((!data && header.opcode != uint16_t(Opcode::kCallback)) || header.body_bytes > limits::kControlBodyBytes ||
-          header.payload_bytes > (data ? limits::kInlineBytes : 0)) {
+      const bool trace = header.opcode == uint16_t(Opcode::kTrace);
+      const uint32_t most_payload = data ? limits::kInlineBytes : trace ? limits::kControlBodyBytes : 0;
+      if ((!data && !trace && header.opcode != uint16_t(Opcode::kCallback)) ||
+          header.body_bytes > (trace ? 0 : limits::kControlBodyBytes) || header.payload_bytes > most_payload) {
         return Status(StatusCode::kInvalid, "the server sent a malformed frame on the side stream");
       }
       if (used - at < sizeof header + header.body_bytes + header.payload_bytes) break;
       const std::span<const std::byte> body{buffer.data() + at + sizeof header, header.body_bytes};
       const std::span<const std::byte> payload{body.data() + body.size(), header.payload_bytes};
       at += sizeof header + body.size() + payload.size();
-      BF_RETURN_IF_ERROR(data ? take_staging(body, payload) : run_one(side, landing, body));
+      BF_RETURN_IF_ERROR(data ? take_staging(body, payload) : trace ? take_trace(payload) : run_one(side, landing, body));
     }
     std::memmove(buffer.data(), buffer.data() + at, used - at);
     used -= at;

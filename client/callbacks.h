@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <unordered_map>
@@ -48,6 +49,9 @@ class Callbacks {
   // What an id stands for; nothing once it was forgotten.
   std::optional<Function> find(uint64_t id) const;
 
+  // Asks the worker for what it has recorded; the answer goes to the trace (client/trace.h).
+  Status ask_for_trace(transport::Stream& side);
+
   // True while a function of the program runs that must not make CUDA calls.
   static bool inside();
   class Inside {
@@ -63,6 +67,7 @@ class Callbacks {
   Status run_one(transport::Stream& side, Landing& landing, std::span<const std::byte> body);
   Status send_staging(transport::Stream& side, uint64_t staging);
 
+  std::mutex send_mutex_;  // of the side stream
   mutable SpinLock lock_;
   std::unordered_map<uint64_t, Function> functions_;
   uint64_t next_ = 1;

@@ -49,6 +49,7 @@ CUresult begin(size_t body_bound, std::byte*& body) noexcept {
 CUresult finish_post(uint16_t opcode, uint16_t flags, size_t body_bytes, const Payload& payload) noexcept {
   ThreadState& thread = this_thread();
   Bytes body(thread.scratch.data(), body_bytes);
+  if (watched()) [[unlikely]] watch_sent(sizeof(FrameHeader) + body_bytes + payload.bytes, false);
   return Session::get()->post(*thread.lane, opcode, flags, body, payload) ? CUDA_SUCCESS : gone();
 }
 
@@ -56,8 +57,11 @@ CUresult finish_call(uint16_t opcode, uint16_t flags, size_t body_bytes, const P
   ThreadState& thread = this_thread();
   Session& session = *Session::get();
   Lane& lane = *thread.lane;
+  if (watched()) [[unlikely]] watch_sent(sizeof(FrameHeader) + body_bytes + payload.bytes, true);
+  WatchWait waiting("wait for the answer");
   if (session.call(lane, opcode, flags, {thread.scratch.data(), body_bytes}, payload) != CUDA_SUCCESS) return gone();
   std::span<const std::byte> answer(lane.reply);
+  if (watched()) [[unlikely]] watch_bytes_down(sizeof(FrameHeader) + answer.size());
   wire::ReplyHead head;
   if (!wire::read_reply_head(answer.first(lane.reply_body_bytes), head, reply.outs)) return malformed_reply("a call");
   reply.payload = answer.subspan(lane.reply_body_bytes);

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <climits>
 #include <cstdint>
 
@@ -30,6 +31,19 @@ inline void cpu_relax() {
 inline bool may_spin() {
   static const bool yes = sysconf(_SC_NPROCESSORS_ONLN) > 4;
   return yes;
+}
+
+// futex_wait(), but looks for a while before it sleeps: waking a processor takes longer than most waits here.
+inline void futex_wait_eagerly(const std::atomic<uint32_t>& word, uint32_t expected) {
+  constexpr std::chrono::microseconds kSpin{2000};
+  if (may_spin()) {
+    const auto until = std::chrono::steady_clock::now() + kSpin;
+    do {
+      for (int i = 0; i < 32; ++i, cpu_relax())
+        if (word.load(std::memory_order_acquire) != expected) return;
+    } while (std::chrono::steady_clock::now() < until);
+  }
+  futex_wait(word, expected);
 }
 
 class SpinLock {

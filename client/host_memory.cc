@@ -1,5 +1,6 @@
 // Pinned memory: memory of this process, remembered as ranges. Copies from and to it travel like any others, but need not
-// wait for the bytes to leave it. It is mirrored (client/mirrors.h) once device code can reach it.
+// wait for the bytes to leave it. It is mirrored (client/mirrors.h) once device code can reach it; on the worker's own
+// host larger ranges are shared with it from the start (client/shared_memory.h), and copies are the GPU's own.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -8,13 +9,15 @@
 #include "api/remote.h"
 #include "client/contexts.h"
 #include "client/mirrors.h"
+#include "client/shared_memory.h"
+#include "proto/shared_memory.h"
 
 namespace bf::client {
 
 namespace {
 
 // Where pinned memory lies: addresses that no system gives to anything else, in this process and in the worker.
-constexpr uint64_t kPinnedBegin = 0x6800'0000'0000, kPinnedEnd = 0x7000'0000'0000;
+constexpr uint64_t kPinnedBegin = kSharedBegin + kSharedBytes, kPinnedEnd = 0x7000'0000'0000;
 
 void* map_pinned(size_t bytes) {
   static std::atomic<uint64_t> next{kPinnedBegin};
@@ -30,6 +33,26 @@ void* map_pinned(size_t bytes) {
     if (got != MAP_FAILED) munmap(got, bytes);
   }
   return mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+
+// Memory that the worker has, too; nullptr if it cannot be shared. Small copies fit into the call anyway.
+void* map_shared(size_t bytes) {
+  void* memory = bytes > limits::kInlineBytes ? SharedMemory::instance().map(bytes) : nullptr;
+  if (!memory) return nullptr;
+  if (Mirrors::instance().add_shared(value_of(memory), bytes) == CUDA_SUCCESS) {
+    madvise(memory, bytes, MADV_POPULATE_WRITE);  // pinned memory is there; older kernels fault it in page by page
+    return memory;
+  }
+  SharedMemory::instance().unmap(memory);
+  return nullptr;
+}
+
+void unmap(void* memory, size_t bytes) {
+  if (SharedMemory::instance().holds(memory)) {
+    SharedMemory::instance().unmap(memory);
+  } else {
+    munmap(memory, bytes);
+  }
 }
 
 size_t page_up(size_t bytes) {
@@ -57,9 +80,11 @@ CUresult handle_cuMemHostAlloc(void** pp, size_t bytesize, unsigned int Flags) n
     return CUDA_SUCCESS;
   }
   if (bytesize > SIZE_MAX / 2) return CUDA_ERROR_OUT_OF_MEMORY;
-  void* memory = map_pinned(page_up(bytesize));
-  if (memory == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
   Range range;
+  void* memory = map_shared(page_up(bytesize));
+  range.mirrored = memory != nullptr;
+  if (!memory) memory = map_pinned(page_up(bytesize));
+  if (memory == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
   range.kind = Range::Kind::kPinned;
   range.base = value_of(memory);
   range.bytes = bytesize;
@@ -72,7 +97,7 @@ CUresult handle_cuMemHostAlloc(void** pp, size_t bytesize, unsigned int Flags) n
     if (CUresult result = reach(range.base); result != CUDA_SUCCESS) {
       state().ranges.remove(range.base, Range::Kind::kPinned);
       Session::get()->link().bulk().forget(memory);
-      munmap(memory, page_up(bytesize));
+      unmap(memory, page_up(bytesize));
       return result;
     }
   }
@@ -91,7 +116,7 @@ CUresult handle_cuMemFreeHost(void* p) noexcept {
   if (!range) return CUDA_ERROR_INVALID_VALUE;
   Session::get()->link().bulk().forget(p);
   if (range->mirrored) Mirrors::instance().remove(range->base);
-  munmap(p, page_up(range->bytes));
+  unmap(p, page_up(range->bytes));
   return CUDA_SUCCESS;
 }
 

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <mutex>
 
+#include "client/watch.h"
 #include "proto/session.h"
 
 namespace bf::client {
@@ -58,6 +59,7 @@ struct Part {
 }  // namespace
 
 uint64_t Landing::issue(const HostLayout& layout) {
+  if (watched()) watch_bytes_down(layout.bytes());
   std::lock_guard guard(lock_);
   uint64_t id = next_.load(std::memory_order_relaxed);
   next_.store(id + 1, std::memory_order_relaxed);
@@ -252,7 +254,7 @@ bool Landing::wait(uint64_t watermark, uint64_t data_frames) {
     }
     done = there();
     if (done || stopped_.load(std::memory_order_acquire)) break;
-    futex_wait(word_, seen);
+    futex_wait_eagerly(word_, seen);
   }
   waiters_.fetch_sub(1, std::memory_order_relaxed);
   return done;

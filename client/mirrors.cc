@@ -38,6 +38,11 @@ CUresult Mirrors::add(uint64_t address, uint64_t bytes, MirrorKind kind) {
   return result;
 }
 
+CUresult Mirrors::add_shared(uint64_t address, uint64_t bytes) {
+  uint32_t shared = 0;
+  return remote_bfMirrorMap(address, bytes, kMirrorPinned, shared);
+}
+
 void Mirrors::forget(uint64_t address) {
   std::lock_guard guard(lock_);
   mirrors_.erase(address);

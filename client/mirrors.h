@@ -26,6 +26,8 @@ class Mirrors {
   // Mirrors [address, address + bytes): from the next publish() on, device code sees it. Asks the worker: ALREADY_MAPPED
   // when the addresses are taken there.
   CUresult add(uint64_t address, uint64_t bytes, MirrorKind kind);
+  // Memory that the worker maps, too (client/shared_memory.h). OUT_OF_MEMORY when it has no more for this session.
+  CUresult add_shared(uint64_t address, uint64_t bytes);
   // The device has finished with it.
   CUresult remove(uint64_t address);
   // Forgets one without telling the worker, where its context ended.

@@ -10,6 +10,9 @@
 #include "base/log.h"
 #include "client/contexts.h"
 #include "client/mirrors.h"
+#include "client/shared_memory.h"
+#include "client/trace.h"
+#include "client/watch.h"
 #include "api/remote.h"
 #include "proto/control.h"
 
@@ -88,7 +91,7 @@ CUresult Session::start() {
   if (gate() != CUDA_ERROR_NOT_INITIALIZED) return gate();
   static bool registered = false;
   if (!registered) {
-    pthread_atfork(nullptr, nullptr, at_fork_child);
+    pthread_atfork([] { SharedMemory::instance().before_fork(); }, [] { SharedMemory::instance().after_fork(); }, at_fork_child);
     set_log_level(parse_log_level(getenv("BF_LOG") ? getenv("BF_LOG") : "", LogLevel::kOff));
     registered = true;
   }
@@ -130,6 +133,10 @@ CUresult Session::start() {
   session->snapshot_ = std::move(*decoded);
   make_attribute_tables(session->snapshot_);
   make_primary_contexts(session->snapshot_);
+  if (g_watched.load() & kWatchTrace) {
+    auto trace = transport::Thread::start("bf-trace", [session] { Trace::instance().run(session->callbacks_, session->link_->side()); });
+    if (trace.ok()) session->threads_.push_back(std::move(*trace));
+  }
   atexit(at_exit);
   uint32_t expected = CUDA_ERROR_NOT_INITIALIZED;
   g_gate.compare_exchange_strong(expected, CUDA_SUCCESS);
@@ -190,6 +197,7 @@ void Session::at_exit() {
   if (g_forked.load()) return;
   Session* session = get();
   uint32_t live = CUDA_SUCCESS;
+  if (g_watched.load() & kWatchTrace) Trace::instance().finish(kGoodbyeMs);
   bool was_live = g_gate.compare_exchange_strong(live, CUDA_ERROR_DEINITIALIZED);
   g_gate.store(CUDA_ERROR_DEINITIALIZED);
   if (was_live) session->stream_.drain(kGoodbyeMs);
@@ -198,8 +206,10 @@ void Session::at_exit() {
 }
 
 void Session::at_fork_child() {
+  SharedMemory::instance().in_forked_child();
   if (!g_used.load(std::memory_order_relaxed)) return;
   g_forked.store(true);
+  stop_watching();
   g_gate.store(CUDA_ERROR_NOT_INITIALIZED);
   // Only the parent speaks for the session; open copies here would hide its death from the worker.
   if (Session* session = get()) {
@@ -289,7 +299,8 @@ uint64_t Session::queue_send(const void* data, size_t bytes, const std::shared_p
 }
 
 void Session::await_send(Send& send) {
-  while (send.done.load(std::memory_order_acquire) == 0) futex_wait(send.done, 0);
+  WatchWait waiting("wait until the bytes have left");
+  while (send.done.load(std::memory_order_acquire) == 0) futex_wait_eagerly(send.done, 0);
 }
 
 // --- Errors and prints -----------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@
 #include "client/call_stream.h"
 #include "client/callbacks.h"
 #include "client/landing.h"
+#include "client/watch.h"
 #include "proto/api/call_channel.h"
 #include "proto/session.h"
 #include "transport/thread.h"
@@ -152,6 +153,7 @@ CUresult Session::send_bulk(const void* data, size_t bytes, bool wait, std::shar
     std::lock_guard order(bulk_order_);
     result = append(next_transfer_);
     if (result == CUDA_SUCCESS) queue_send(data, bytes, send);
+    if (watched()) watch_bytes_up(bytes);
   }
   if (result == CUDA_SUCCESS && wait) await_send(*send);
   return result;

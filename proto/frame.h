@@ -52,6 +52,7 @@ enum class Opcode : uint16_t {
   kCallback = 48,
   kCallbackDone = 49,
   kHostData = 50,  // both ways: HostData + payload
+  kTrace = 51,     // client -> worker: nothing; worker -> client: payload of records (proto/trace.h)
   kFirstCall = 256,
 };
 

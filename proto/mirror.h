@@ -91,6 +91,7 @@ inline constexpr uint64_t kManagedStep = 32 << 20;
 enum MirrorKind : uint32_t {
   kMirrorHost = 0,      // pinned or registered memory
   kMirrorManaged = 1,   // managed memory: addresses and bytes are multiples of 2 MiB
+  kMirrorPinned = 3,    // pinned memory that both ends map (proto/shared_memory.h): nothing travels
   kMirrorVariable = 2,  // a managed variable of a module, named by cuModuleGetGlobal and its kin before
 };
 

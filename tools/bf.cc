@@ -25,6 +25,7 @@ constexpr const char* kFooter =
     "  bf smi                         the GPUs at work: temperature, power, load, memory; under bfrun, those borrowed\n"
     "  bf health --server gpu7        is that server well, and if not, what to do\n"
     "  bf netperf gpu7                latency and bandwidth to it\n"
+    "  bf predict trace.json          what the program that made it (BF_TRACE) would lose over other networks\n"
     "  bf request -n 2 -m 4096 --ttl 2h\n"
     "  bf client --lease ID -- ./program\n"
     "  bf release ID\n"
@@ -294,6 +295,7 @@ int main(int argc, char** argv) {
   add_lease_commands(commands);
   add_token_commands(commands);
   add_admin_commands(commands);
+  add_predict_command(commands);
   add_cluster_commands(commands);
   auto* perf = with_json(commands.add("netperf", "Latency and bandwidth to a server", [&] { return netperf(options); }));
   perf->add_option("SERVER", options.netperf_server, "HOST[:PORT]")->required();

@@ -36,6 +36,7 @@ void add_lease_commands(Commands& commands);
 void add_token_commands(Commands& commands);
 void add_admin_commands(Commands& commands);
 void add_cluster_commands(Commands& commands);
+void add_predict_command(Commands& commands);
 
 // Asks the servers named by the options; complains of those that do not answer, and says what to type where none is
 // named. Nothing if none answers.

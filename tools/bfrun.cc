@@ -8,6 +8,7 @@
 #include "tools/program.h"
 #include "tools/request.h"
 #include "transport/rdma.h"
+#include "tools/stats.h"
 
 namespace bf::tools {
 namespace {
@@ -26,6 +27,7 @@ struct Options {
   RequestOptions request;
   std::string transport = "auto";
   bool verbose = false;
+  bool stats = false;
   std::vector<std::string> command;
 };
 
@@ -35,6 +37,7 @@ void describe(CLI::App& app, Options& o) {
       ->check(CLI::IsMember({"auto", "tcp", "shm", "rdma"}))
       ->type_name("NAME");
   app.add_option("PROGRAM", o.command, "What to run, and its arguments")->type_name("[ARGUMENTS]");
+  app.add_flag("--stats", o.stats, "Say on standard error at the end what the program's calls did and waited for");
   app.add_flag("-v,--verbose", o.verbose, "Say on standard error what was borrowed where, and how it is reached");
 }
 
@@ -111,7 +114,15 @@ int main(int argc, char** argv) {
     report(options, *borrowed);
     setenv("BF_VERBOSE", "1", 1);  // the program says over which transport its session runs, and why
   }
-  return run_on("bfrun", *borrowed, options.transport, options.command);
+  if (!options.stats) return run_on("bfrun", *borrowed, options.transport, options.command);
+  auto stats = Stats::begin();
+  if (!stats.ok()) {
+    fprintf(stderr, "bfrun: %s\n", stats.status().message().c_str());
+    return kBackfieldFailed;
+  }
+  int status = run_on("bfrun", *borrowed, options.transport, options.command);
+  fputs(stats->summary().c_str(), stderr);
+  return status;
 }
 
 }  // namespace

@@ -9,7 +9,7 @@ BF_PACKAGES=(
   libspdlog-dev libfmt-dev libprotozero-dev libcli11-dev libtomlplusplus-dev nlohmann-json3-dev libzstd-dev liblz4-dev libseccomp-dev
   libyaml-cpp-dev libssl-dev libsqlite3-dev libcurl4-openssl-dev libibverbs-dev librdmacm-dev
   # to test
-  libgtest-dev libprotobuf-dev protobuf-compiler
+  libgtest-dev libbenchmark-dev libprotobuf-dev protobuf-compiler
 )
 # For the check of the API facts against the vendor's headers, for RDMA in a VM (some 200 MB with its kernel), and for
 # managed pools. Not every release has them.

@@ -11,6 +11,7 @@
 #include "base/limits.h"
 #include "tools/program.h"
 #include "tools/servers.h"
+#include "tools/trace_file.h"
 
 namespace bf::tools {
 namespace {
@@ -154,11 +155,18 @@ int run_on(const std::string& tool, const Borrowed& borrowed, const std::string&
            const std::vector<std::string>& command) {
   if (transport == "rdma" && borrowed.lease.encrypt) return complain(tool, kNoPlainSessions), kBackfieldFailed;
   enter_lease(borrowed, transport);
-  return run_program(command, borrowed.remote->fd(), [&] {
+  auto trace = TraceFile::begin();
+  if (!trace.ok()) {
+    complain(tool, trace.status().message());
+    return kBackfieldFailed;
+  }
+  int status = run_program(command, borrowed.remote->fd(), [&] {
     std::string why = borrowed.remote->last_words();
     complain(tool, "the server " + borrowed.remote->server().to_string() + " ended the lease" +
                        (why.empty() ? "" : ": " + why) + "; CUDA calls of the program fail from now on");
   });
+  trace->end();
+  return status;
 }
 
 std::optional<uint64_t> parse_seconds(const std::string& text) {

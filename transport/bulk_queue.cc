@@ -1,9 +1,15 @@
 #include "transport/bulk_queue.h"
 
 #include <algorithm>
+#include <chrono>
+
+#include "transport/thread.h"
 
 namespace bf::transport {
 namespace {
+
+// After its last block a sender looks out so long for the next one: waking it takes longer than sending many a transfer.
+constexpr std::chrono::microseconds kSpin{200};
 
 // A small transfer is cut finer, so that all channels carry a part of it: one connection moves a third of what four do.
 size_t block_bytes_of(size_t bytes) {
@@ -28,6 +34,7 @@ uint64_t SendQueue::push(uint64_t transfer, const void* data, size_t bytes, Sent
   auto& target = failed || bytes == 0 ? done_ : active_;
   target.push_back({transfer, static_cast<const std::byte*>(data), bytes, block_bytes, 0, 0, failed, std::move(sent)});
   if (&target == &active_ && cut_ == active_.end()) --cut_;
+  note_change();
   lock.unlock();
   if (blocks > 1) {
     changed_.notify_all();
@@ -35,6 +42,19 @@ uint64_t SendQueue::push(uint64_t transfer, const void* data, size_t bytes, Sent
     changed_.notify_one();
   }
   return end;
+}
+
+void SendQueue::wait_for_change(std::unique_lock<std::mutex>& lock) {
+  const uint64_t seen = changes_.load(std::memory_order_relaxed);
+  if (processors_to_spare()) {
+    lock.unlock();
+    for (const auto end = std::chrono::steady_clock::now() + kSpin;
+         changes_.load(std::memory_order_acquire) == seen && std::chrono::steady_clock::now() < end;)
+      relax_cpu();
+    lock.lock();
+    if (changes_.load(std::memory_order_relaxed) != seen) return;
+  }
+  changed_.wait(lock);
 }
 
 std::optional<SendQueue::Job> SendQueue::take() {
@@ -66,7 +86,7 @@ std::optional<SendQueue::Job> SendQueue::take() {
       if (cut_->cut_bytes == cut_->bytes) ++cut_;
       return job;
     } else {
-      changed_.wait(lock);
+      wait_for_change(lock);
     }
   }
 }
@@ -86,6 +106,7 @@ bool SendQueue::credit(uint64_t released) {
     if (released > next_block_) return false;
     if (released <= released_) return true;  // overtaken on another channel
     released_ = released;
+    note_change();
   }
   changed_.notify_all();
   return true;
@@ -96,6 +117,7 @@ void SendQueue::announce(uint64_t released) {
     std::lock_guard lock(mutex_);
     if (!failure_.ok()) return;
     announcement_ = std::max(announcement_.value_or(0), released);
+    note_change();
   }
   changed_.notify_one();
 }
@@ -113,6 +135,7 @@ void SendQueue::stop() {
     std::lock_guard lock(mutex_);
     fail_locked(Status(StatusCode::kUnavailable, "the link was closed on this side"));
     stopped_ = true;
+    note_change();
   }
   changed_.notify_all();
 }
@@ -120,6 +143,7 @@ void SendQueue::stop() {
 void SendQueue::fail_locked(const Status& why) {
   if (!failure_.ok()) return;
   failure_ = why;
+  note_change();
   announcement_.reset();
   cut_ = active_.end();
   for (auto transfer = active_.begin(); transfer != active_.end();) {

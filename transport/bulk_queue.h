@@ -7,6 +7,7 @@
 // in any order inside the window.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <list>
@@ -66,10 +67,14 @@ class SendQueue {
 
  private:
   void fail_locked(const Status& why);
+  void note_change() { changes_.fetch_add(1, std::memory_order_release); }
+  // Waits for a change: looks out for a while, then sleeps.
+  void wait_for_change(std::unique_lock<std::mutex>& lock);
 
   const uint64_t window_;
   std::mutex mutex_;
   std::condition_variable changed_;
+  std::atomic<uint64_t> changes_{0};  // counts up under mutex_, before changed_ is notified
   std::list<Transfer> active_;         // not finished, in send order
   std::list<Transfer>::iterator cut_;  // the first that is not wholly cut into blocks
   std::list<Transfer> done_;           // `sent` is due

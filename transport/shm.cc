@@ -1,8 +1,8 @@
 // shm: the handshake and life of a link over shared memory.
 //
 // The worker makes a memfd of fixed layout, seals its size (so that no peer can shrink it under the other's feet, which
-// would be SIGBUS), and sends it over the Unix socket. From then on nothing travels on the socket: it stays open so
-// that its hang-up tells each side that the other one left, whatever way it died. A watcher thread waits for that.
+// would be SIGBUS), and sends it over the Unix socket, with a second one out of which the client gives its program
+// pinned memory (Link::shared_memory). From then on nothing travels on the socket: it stays open so that its hang-up tells each side that the other one left, whatever way it died. A watcher thread waits for that.
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/mman.h>
@@ -11,6 +11,7 @@
 
 #include <cerrno>
 
+#include "proto/shared_memory.h"
 #include "transport/shm_link.h"
 #include "transport/thread.h"
 
@@ -24,6 +25,13 @@ struct Offer {
   uint32_t version = kVersion;
   uint32_t reserved = 0;
   uint64_t bytes = sizeof(Segment);
+  uint64_t shared_bytes = kSharedBytes;
+};
+
+// The descriptors that come along, in this order.
+struct Files {
+  Fd segment;
+  Fd shared;
 };
 
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW;
@@ -51,9 +59,10 @@ uint32_t copy_threads() { return std::clamp(std::thread::hardware_concurrency() 
 
 class ShmLink : public Link {
  public:
-  ShmLink(Fd socket, Mapping mapping, bool worker)
+  ShmLink(Fd socket, Mapping mapping, Fd shared, bool worker)
       : limits_{"shm", true, true, limits::kBulkBlocks, copy_threads(), false},
         socket_(std::move(socket)),
+        shared_(std::move(shared)),
         mapping_(std::move(mapping)),
         out_(worker ? mapping_->to_client : mapping_->to_worker),
         in_(worker ? mapping_->to_worker : mapping_->to_client),
@@ -77,6 +86,7 @@ class ShmLink : public Link {
   Stream& side() override { return side_; }
   Bulk& bulk() override { return bulk_; }
   const Limits& limits() const override { return limits_; }
+  int shared_memory() const override { return shared_.get(); }
 
   void shut() noexcept override {
     life_.shut = true;
@@ -100,6 +110,7 @@ class ShmLink : public Link {
 
   Limits limits_;
   Fd socket_;
+  Fd shared_;
   Mapping mapping_;
   Direction& out_;
   Direction& in_;
@@ -110,18 +121,19 @@ class ShmLink : public Link {
   Thread watcher_;
 };
 
-Result<std::unique_ptr<Link>> make_link(Fd socket, int memfd, bool worker) {
-  Mapping mapping(memfd);
+Result<std::unique_ptr<Link>> make_link(Fd socket, Files files, bool worker) {
+  Mapping mapping(files.segment.get());
   if (!mapping) return errno_status("cannot map the shared memory of a shm link", errno);
-  auto link = std::make_unique<ShmLink>(std::move(socket), std::move(mapping), worker);
+  auto link = std::make_unique<ShmLink>(std::move(socket), std::move(mapping), std::move(files.shared), worker);
   BF_RETURN_IF_ERROR(link->watch());
   return std::unique_ptr<Link>(std::move(link));
 }
 
-Status send_offer(int socket, int memfd) {
+Status send_offer(int socket, const Files& files) {
+  const int descriptors[] = {files.segment.get(), files.shared.get()};
   Offer offer;
   iovec part{&offer, sizeof offer};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof descriptors)] = {};
   msghdr message{};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
@@ -130,8 +142,8 @@ Status send_offer(int socket, int memfd) {
   cmsghdr* rights = CMSG_FIRSTHDR(&message);
   rights->cmsg_level = SOL_SOCKET;
   rights->cmsg_type = SCM_RIGHTS;
-  rights->cmsg_len = CMSG_LEN(sizeof(int));
-  memcpy(CMSG_DATA(rights), &memfd, sizeof memfd);
+  rights->cmsg_len = CMSG_LEN(sizeof descriptors);
+  memcpy(CMSG_DATA(rights), descriptors, sizeof descriptors);
   ssize_t sent;
   do {
     sent = sendmsg(socket, &message, MSG_NOSIGNAL);
@@ -141,9 +153,7 @@ Status send_offer(int socket, int memfd) {
   return ok_status();
 }
 
-// The descriptors that came along, all closed but for one that is returned.
-Fd only_descriptor(msghdr& message) {
-  std::vector<Fd> found;
+void take_descriptors(msghdr& message, std::vector<Fd>& found) {
   for (cmsghdr* one = CMSG_FIRSTHDR(&message); one; one = CMSG_NXTHDR(&message, one)) {
     if (one->cmsg_level != SOL_SOCKET || one->cmsg_type != SCM_RIGHTS) continue;
     for (size_t at = 0; CMSG_LEN(at + sizeof(int)) <= one->cmsg_len; at += sizeof(int)) {
@@ -152,13 +162,12 @@ Fd only_descriptor(msghdr& message) {
       found.emplace_back(fd);
     }
   }
-  return found.size() == 1 ? std::move(found[0]) : Fd();
 }
 
-Result<Fd> receive_offer(int socket, std::chrono::milliseconds timeout) {
+Result<Files> receive_offer(int socket, std::chrono::milliseconds timeout) {
   auto deadline = std::chrono::steady_clock::now() + timeout;
   Offer offer, expected;
-  Fd memfd;
+  std::vector<Fd> descriptors;
   for (size_t done = 0; done < sizeof offer;) {
     auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now()).count();
     pollfd wanted{socket, POLLIN, 0};
@@ -176,7 +185,7 @@ Result<Fd> receive_offer(int socket, std::chrono::milliseconds timeout) {
     ssize_t got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
     if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (got < 0) return errno_status("cannot receive the shm offer", errno);
-    if (Fd fd = only_descriptor(message); fd) memfd = std::move(fd);
+    take_descriptors(message, descriptors);
     if (got == 0) return Status(StatusCode::kUnavailable, "the worker left before it offered shared memory");
     done += size_t(got);
   }
@@ -184,37 +193,46 @@ Result<Fd> receive_offer(int socket, std::chrono::milliseconds timeout) {
     return Status(StatusCode::kInvalid,
                   "the worker offers another layout of shared memory; use the same version of "
                   "Backfield on both sides, or --transport tcp");
-  if (!memfd) return Status(StatusCode::kInvalid, "the shm offer came without its memory");
-  return memfd;
+  if (descriptors.size() != 2) return Status(StatusCode::kInvalid, "the shm offer came without its memory");
+  return Files{std::move(descriptors[0]), std::move(descriptors[1])};
 }
 
-// A segment that could shrink would let the peer kill us with SIGBUS.
-Status check_memfd(int fd) {
+// Memory that could shrink would let the peer kill us with SIGBUS.
+Status check_memfd(int fd, uint64_t bytes) {
   struct stat facts;
   int seals = fcntl(fd, F_GET_SEALS);
-  if (seals < 0 || (seals & kSeals) != kSeals || fstat(fd, &facts) != 0 || facts.st_size != off_t(sizeof(Segment)))
+  if (seals < 0 || (seals & kSeals) != kSeals || fstat(fd, &facts) != 0 || facts.st_size != off_t(bytes))
     return {StatusCode::kInvalid, "the worker offers shared memory of the wrong size, or not sealed"};
   return ok_status();
+}
+
+Result<Fd> make_memfd(uint64_t bytes) {
+  Fd memfd(memfd_create("backfield", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!memfd) return errno_status("cannot make shared memory", errno);
+  if (ftruncate(memfd.get(), off_t(bytes)) != 0) return errno_status("cannot size shared memory", errno);
+  if (fcntl(memfd.get(), F_ADD_SEALS, kSeals | F_SEAL_SEAL) != 0) return errno_status("cannot seal shared memory", errno);
+  return memfd;
 }
 
 }  // namespace
 }  // namespace shm
 
 Result<std::unique_ptr<Link>> offer_shm_link(Fd socket) {
-  Fd memfd(memfd_create("backfield", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (!memfd) return errno_status("cannot make shared memory", errno);
-  if (ftruncate(memfd.get(), sizeof(shm::Segment)) != 0) return errno_status("cannot size shared memory", errno);
-  if (fcntl(memfd.get(), F_ADD_SEALS, shm::kSeals | F_SEAL_SEAL) != 0)
-    return errno_status("cannot seal shared memory", errno);
-  BF_RETURN_IF_ERROR(shm::send_offer(socket.get(), memfd.get()));
-  return shm::make_link(std::move(socket), memfd.get(), true);
+  auto segment = shm::make_memfd(sizeof(shm::Segment));
+  if (!segment.ok()) return segment.status();
+  auto shared = shm::make_memfd(kSharedBytes);
+  if (!shared.ok()) return shared.status();
+  shm::Files files{std::move(*segment), std::move(*shared)};
+  BF_RETURN_IF_ERROR(shm::send_offer(socket.get(), files));
+  return shm::make_link(std::move(socket), std::move(files), true);
 }
 
 Result<std::unique_ptr<Link>> accept_shm_link(Fd socket, std::chrono::milliseconds timeout) {
-  auto memfd = shm::receive_offer(socket.get(), timeout);
-  if (!memfd.ok()) return memfd.status();
-  BF_RETURN_IF_ERROR(shm::check_memfd(memfd->get()));
-  return shm::make_link(std::move(socket), memfd->get(), false);
+  auto files = shm::receive_offer(socket.get(), timeout);
+  if (!files.ok()) return files.status();
+  BF_RETURN_IF_ERROR(shm::check_memfd(files->segment.get(), sizeof(shm::Segment)));
+  BF_RETURN_IF_ERROR(shm::check_memfd(files->shared.get(), kSharedBytes));
+  return shm::make_link(std::move(socket), std::move(*files), false);
 }
 
 }  // namespace bf::transport

@@ -20,6 +20,7 @@
 #include <thread>
 
 #include "base/limits.h"
+#include "transport/thread.h"
 #include "transport/transport.h"
 
 namespace bf::transport::shm {
@@ -75,7 +76,7 @@ struct Segment {
   alignas(4096) Direction to_worker;
   alignas(4096) Direction to_client;
 };
-inline constexpr uint32_t kVersion = 1;  // changes with anything above
+inline constexpr uint32_t kVersion = 2;  // changes with anything above
 
 // --- Waiting
 // -----------------------------------------------------------------------------------------------------------
@@ -86,14 +87,6 @@ void ring_bell(Bell& bell) noexcept;
 void force_bell(Bell& bell) noexcept;
 // Sleeps while the word says so, at most a fraction of a second (a peer that tampers with the word cannot hold us).
 void sleep_on_bell(Bell& bell) noexcept;
-
-inline void relax_cpu() noexcept {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("isb");
-#endif
-}
 
 // Waits until `done()`: polls for `spin`, then sleeps. One waiter per bell at a time.
 template <typename Done>

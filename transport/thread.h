@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include <functional>
+#include <thread>
 
 #include "base/status.h"
 
@@ -33,5 +34,19 @@ class Thread {
   pthread_t id_{};
   bool running_ = false;
 };
+
+inline void relax_cpu() noexcept {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");
+#endif
+}
+
+// True where a thread that polls does not take the processor from the one it waits for.
+inline bool processors_to_spare() {
+  static const bool yes = std::thread::hardware_concurrency() > 4;
+  return yes;
+}
 
 }  // namespace bf::transport

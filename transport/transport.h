@@ -131,6 +131,9 @@ class Link {
   virtual Stream& side() = 0;
   virtual Bulk& bulk() = 0;
   virtual const Limits& limits() const = 0;
+  // A file of kSharedBytes that both ends may map (proto/shared_memory.h), or -1. The client gives out what lies in
+  // it; it cannot shrink, and pages that nobody uses take no memory.
+  virtual int shared_memory() const { return -1; }
   // Shuts all streams and stops bulk from delivering. Idempotent; never blocks.
   virtual void shut() noexcept = 0;
   // What the link opened besides the sockets it was made from: a forked child closes its copies.

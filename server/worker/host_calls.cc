@@ -147,6 +147,7 @@ namespace {
 bool well_formed(const FrameHeader& header) {
   switch (Opcode(header.opcode)) {
     case Opcode::kCallbackDone: return header.body_bytes <= limits::kControlBodyBytes && header.payload_bytes == 0;
+    case Opcode::kTrace: return header.body_bytes == 0 && header.payload_bytes == 0;
     case Opcode::kHostChanges: return header.body_bytes == 0 && header.payload_bytes <= limits::kControlBodyBytes;
     case Opcode::kHostData:
       return header.body_bytes <= limits::kControlBodyBytes && header.payload_bytes <= limits::kInlineBytes;
@@ -155,6 +156,14 @@ bool well_formed(const FrameHeader& header) {
 }
 
 }  // namespace
+
+Status HostCalls::send_trace() {
+  std::vector<std::byte> payload = recorder_.take();
+  FrameHeader header{0, uint32_t(payload.size()), uint16_t(Opcode::kTrace), 0, 0};
+  const iovec parts[] = {{&header, sizeof(header)}, {payload.data(), payload.size()}};
+  std::lock_guard guard(send_mutex_);
+  return side_.send(parts);
+}
 
 void HostCalls::side_loop() {
   std::vector<std::byte> buffer(sizeof(FrameHeader) + limits::kControlBodyBytes + limits::kInlineBytes);
@@ -174,6 +183,7 @@ void HostCalls::side_loop() {
       const std::span<const std::byte> payload{body.data() + body.size(), header.payload_bytes};
       const Status status = header.opcode == uint16_t(Opcode::kHostChanges) ? read_changes(payload)
                             : header.opcode == uint16_t(Opcode::kHostData)  ? read_data(body, payload)
+                            : header.opcode == uint16_t(Opcode::kTrace)       ? send_trace()
                                                                             : read_done(body);
       if (!status.ok()) return end_(status);
       at += sizeof(header) + body.size() + payload.size();

@@ -16,14 +16,16 @@
 #include "server/worker/graphs.h"
 #include "server/worker/mirrors.h"
 #include "server/worker/outbox.h"
+#include "server/worker/recorder.h"
 #include "transport/transport.h"
 
 namespace bf::server {
 
 class HostCalls {
  public:
-  HostCalls(transport::Stream& side, Outbox& outbox, Mirrors& mirrors, GraphStaging& staging, std::function<void(Status)> end)
-      : side_(side), outbox_(outbox), mirrors_(mirrors), staging_(staging), end_(std::move(end)) {}
+  HostCalls(transport::Stream& side, Outbox& outbox, Mirrors& mirrors, GraphStaging& staging, Recorder& recorder,
+            std::function<void(Status)> end)
+      : side_(side), outbox_(outbox), mirrors_(mirrors), staging_(staging), recorder_(recorder), end_(std::move(end)) {}
   ~HostCalls();
 
   void start();  // the side thread
@@ -56,11 +58,13 @@ class HostCalls {
   Status read_changes(std::span<const std::byte> patches);
   Status read_done(std::span<const std::byte> body);
   Status read_data(std::span<const std::byte> body, std::span<const std::byte> bytes);
+  Status send_trace();
 
   transport::Stream& side_;
   Outbox& outbox_;
   Mirrors& mirrors_;
   GraphStaging& staging_;
+  Recorder& recorder_;
   std::function<void(Status)> end_;
   std::mutex send_mutex_;
   std::mutex mutex_;

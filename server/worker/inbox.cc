@@ -1,6 +1,7 @@
 #include "server/worker/inbox.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 #include <vector>
@@ -21,7 +22,7 @@ bool Inbox::landed(const transport::Block& block, std::byte* data) noexcept {
   // The ring has kBulkBlocks slots; a transport that claims more has lost count.
   if (blocks_.size() >= limits::kBulkBlocks * 4) return false;
   if (!blocks_.emplace(std::pair(block.transfer, block.offset), Landed{block, data}).second) return false;
-  bytes_ += block.bytes;
+  bytes_.fetch_add(block.bytes, std::memory_order_relaxed);
   changed_.notify_all();
   return true;
 }
@@ -49,19 +50,29 @@ bool Inbox::wait(uint64_t transfer, uint64_t offset, Landed& landed) {
       blocks_.erase(found);
       return true;
     }
-    changed_.wait(guard);
+    Recorder::Span waiting(recorder_);
+    const uint64_t before = bytes_received();
+    guard.unlock();
+    look_out(before);
+    guard.lock();
+    if (!stopped_ && bytes_received() == before) changed_.wait(guard);
   }
+}
+
+// Until more has landed, for a short while: the next block of a transfer is seldom far, and waking up is slow.
+void Inbox::look_out(uint64_t bytes_before) const {
+  if (spin_us_ == 0) return;
+  const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(spin_us_);
+  do {
+    for (int i = 0; i < 64; ++i)
+      if (bytes_received() != bytes_before) return;
+  } while (std::chrono::steady_clock::now() < end);
 }
 
 void Inbox::stop() {
   std::lock_guard guard(mutex_);
   stopped_ = true;
   changed_.notify_all();
-}
-
-uint64_t Inbox::bytes_received() const {
-  std::lock_guard guard(mutex_);
-  return bytes_;
 }
 
 bool Inbox::Reader::read(void* to, size_t bytes) {

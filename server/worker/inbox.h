@@ -4,6 +4,7 @@
 // wait in the ring; the ring bounds them.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <map>
@@ -11,6 +12,7 @@
 #include <set>
 #include <utility>
 
+#include "server/worker/recorder.h"
 #include "transport/transport.h"
 
 namespace bf::server {
@@ -22,7 +24,9 @@ class Inbox final : public transport::BulkSink {
     const std::byte* data = nullptr;
   };
 
-  Inbox(transport::Bulk& bulk, std::function<void(const Status&)> lost) : bulk_(bulk), lost_(std::move(lost)) {}
+  // `spin_us`: how long who waits for a block looks out before it sleeps.
+  Inbox(transport::Bulk& bulk, Recorder& recorder, uint32_t spin_us, std::function<void(const Status&)> lost)
+      : bulk_(bulk), recorder_(recorder), spin_us_(spin_us), lost_(std::move(lost)) {}
 
   // Waits for the block of `transfer` that begins at `offset`. False when the session ends meanwhile. The caller owes
   // release(landed.block).
@@ -54,10 +58,14 @@ class Inbox final : public transport::BulkSink {
   bool landed(const transport::Block& block, std::byte* data) noexcept override;
   void lost(const Status& why) noexcept override { lost_(why); }
 
-  uint64_t bytes_received() const;
+  uint64_t bytes_received() const { return bytes_.load(std::memory_order_relaxed); }
 
  private:
+  void look_out(uint64_t bytes_before) const;
+
   transport::Bulk& bulk_;
+  Recorder& recorder_;
+  const uint32_t spin_us_;
   std::function<void(const Status&)> lost_;
   static constexpr size_t kDiscarded = 1024;  // remembered; then the oldest are forgotten
 
@@ -65,7 +73,7 @@ class Inbox final : public transport::BulkSink {
   std::condition_variable changed_;
   std::map<std::pair<uint64_t, uint64_t>, Landed> blocks_;  // by transfer and offset
   std::set<uint64_t> discarded_;
-  uint64_t bytes_ = 0;
+  std::atomic<uint64_t> bytes_{0};  // landed so far
   bool stopped_ = false;
 };
 

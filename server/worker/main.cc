@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -173,6 +174,7 @@ void watch_bfserver(int control) {
 }
 
 int serve(int control, bool warm) {
+  prctl(PR_SET_TIMERSLACK, 1);  // ns; also of all threads to come, which poll the GPU with short sleeps
   auto driver = load_driver();
   if (!driver.ok()) fail(driver.status());
   const DriverApi& api = driver->api;

@@ -1,4 +1,5 @@
 // Allocations and copies: every byte of device memory that a client gets is charged to its partition (charges.h).
+#include "proto/shared_memory.h"
 #include "server/worker/session.h"
 
 namespace bf::server {
@@ -110,6 +111,22 @@ CUresult handle_cuMemcpyDtoH_v2(Call& call, void*, CUdeviceptr srcDevice, size_t
 CUresult handle_cuMemcpyDtoHAsync_v2(Call& call, void*, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream,
                                      uint64_t ticket) {
   return session_of(call).copies.from_device(srcDevice, ByteCount, ticket, hStream);
+}
+
+// What the client calls a copy within the worker: between memory of the device, or pinned memory that both ends map. The
+// driver is told which of the two only by its unified form.
+CUresult handle_cuMemcpyDtoD_v2(Call& call, CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount) {
+  const DriverApi& driver = call.driver;
+  const bool host = in_shared_memory(dstDevice) || in_shared_memory(srcDevice);
+  const auto copy = call.per_thread() ? (host ? driver.cuMemcpy_ptds : driver.cuMemcpyDtoD_v2_ptds)
+                                      : (host ? driver.cuMemcpy : driver.cuMemcpyDtoD_v2);
+  return copy(dstDevice, srcDevice, ByteCount);
+}
+
+CUresult handle_cuMemcpyDtoDAsync_v2(Call& call, CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream) {
+  const bool host = in_shared_memory(dstDevice) || in_shared_memory(srcDevice);
+  const auto copy = host ? call.driver.cuMemcpyAsync : call.driver.cuMemcpyDtoDAsync_v2;
+  return copy(dstDevice, srcDevice, ByteCount, hStream);
 }
 
 CUresult handle_cuMemcpy3D_v2(Call& call, const CUDA_MEMCPY3D* pCopy, uint64_t transfer, uint64_t ticket) {

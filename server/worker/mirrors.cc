@@ -10,6 +10,7 @@
 #include <pthread.h>
 
 #include "api/driver_api.h"
+#include "proto/shared_memory.h"
 #include "server/worker/session.h"
 
 namespace bf::server {
@@ -106,8 +107,8 @@ CUresult Mirrors::add(uint64_t address, Range range) {
   driver_.cuCtxGetCurrent(&range.context);
   bytes_ += range.bytes;
   clean_ = 0;
+  if (range.mirror) live_.fetch_add(1, std::memory_order_release);
   ranges_.emplace(address, std::move(range));
-  live_.store(uint32_t(ranges_.size()), std::memory_order_release);
   return CUDA_SUCCESS;
 }
 
@@ -185,6 +186,28 @@ CUresult Mirrors::share(uint64_t address, uint64_t bytes) {
   return add(address, std::move(range));
 }
 
+// Not ours to believe in: other bytes may stand there at any moment. Only the GPU reads and writes them, as the client's
+// copies and kernels say.
+CUresult Mirrors::map_file(int file, uint64_t address, uint64_t bytes) {
+  std::lock_guard guard(mutex_);
+  const uint64_t offset = address - kSharedBegin;
+  if (file < 0 || offset >= kSharedBytes || bytes > kSharedBytes - offset || (address | bytes) % kMirrorPage)
+    return CUDA_ERROR_INVALID_VALUE;
+  if (CUresult why = check(address, bytes); why != CUDA_SUCCESS) return why;
+  void* const wanted = reinterpret_cast<void*>(address);
+  void* const got = mmap(wanted, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE, file, off_t(offset));
+  if (got == MAP_FAILED) return errno == EEXIST ? CUDA_ERROR_ALREADY_MAPPED : CUDA_ERROR_OUT_OF_MEMORY;
+  CUresult result = CUDA_ERROR_ALREADY_MAPPED;  // a kernel that does not know the flag
+  if (got == wanted) {
+    Range range;
+    range.bytes = bytes;
+    range.registered = range.of_file = true;
+    result = add(address, std::move(range));
+  }
+  if (result != CUDA_SUCCESS) munmap(got, bytes);
+  return result;
+}
+
 CUresult Mirrors::adopt(uint64_t address, uint64_t bytes) {
   std::lock_guard guard(mutex_);
   // Whoever asks is not trusted: it must be memory that the driver manages, all of it.
@@ -206,9 +229,11 @@ CUresult Mirrors::adopt(uint64_t address, uint64_t bytes) {
 
 void Mirrors::release(uint64_t address, Range& range) {
   bytes_ -= range.bytes;
+  if (range.mirror) live_.fetch_sub(1, std::memory_order_release);
   RelaxedCapture relaxed(driver_);
   if (range.registered) driver_.cuMemHostUnregister(reinterpret_cast<void*>(address));
   if (range.mapped) unmap_pages(page_down(address), page_up(address + range.bytes));
+  if (range.of_file) munmap(reinterpret_cast<void*>(address), range.bytes);
   if (!range.managed()) return;
   range.image.unpin(driver_);
   driver_.cuMemUnmap(address, range.bytes);
@@ -223,7 +248,6 @@ CUresult Mirrors::unmap(uint64_t address) {
   if (found == ranges_.end()) return CUDA_ERROR_NOT_FOUND;
   release(address, found->second);
   ranges_.erase(found);
-  live_.store(uint32_t(ranges_.size()), std::memory_order_release);
   return CUDA_SUCCESS;
 }
 
@@ -241,7 +265,6 @@ void Mirrors::drop_context(CUcontext context) {
     driver_.cuStreamDestroy_v2(found->second);
     streams_.erase(found);
   }
-  live_.store(uint32_t(ranges_.size()), std::memory_order_release);
 }
 
 // --- Changes
@@ -418,6 +441,10 @@ CUresult handle_bfMirrorMap(Call& call, uint64_t address, uint64_t bytes, uint32
   Session& session = session_of(call);
   size_t device = 0;
   if (kind != kMirrorVariable && !session.contexts.current_device(device)) return CUDA_ERROR_INVALID_CONTEXT;
+  if (kind == kMirrorPinned) {
+    shared = 1;
+    return session.mirrors.map_file(session.link.shared_memory(), address, bytes);
+  }
   shared = session.link.limits().same_process && kind != kMirrorVariable;
   if (shared) return session.mirrors.share(address, bytes);
   switch (kind) {

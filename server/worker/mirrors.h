@@ -3,7 +3,7 @@
 // sent before any reply that lets the client observe it. The worker holds such memory, at the client's address, as
 //
 //   mapped host memory   pages of our own, registered with the driver; kernels reach them over the bus
-//   shared memory        the client's own, where both are one process: only registered, nothing travels
+//   shared memory        the client's own, where both are one process or on one host: only registered, nothing travels
 //   managed memory       device memory, so that kernels run at its speed; a copy of it in host memory (the image) is
 //                        compared and patched, and copies of the driver keep the two equal
 //   managed variables    the driver's own managed memory, which the host uses like its own
@@ -43,7 +43,7 @@ class Mirrors {
       : driver_(driver), outbox_(outbox), charges_(charges), limit_bytes_(limit_bytes) {}
   ~Mirrors();
 
-  // Any mirrors? One load: nothing below costs anything for sessions without.
+  // Any mirrors, other than shared memory? One load: nothing below costs anything for sessions without.
   bool live() const { return live_.load(std::memory_order_acquire) > 0; }
 
   // Each makes a mirror, zeroed, that belongs to the current context. INVALID_VALUE: addresses that cannot be;
@@ -53,6 +53,8 @@ class Mirrors {
   // Memory that the client has, too, or that the driver made.
   CUresult share(uint64_t address, uint64_t bytes);
   CUresult adopt(uint64_t address, uint64_t bytes);
+  // Pinned memory that the client has in `file`, too (kMirrorPinned). Whole pages.
+  CUresult map_file(int file, uint64_t address, uint64_t bytes);
   // The device has finished with it. NOT_FOUND: there is none at `address`.
   CUresult unmap(uint64_t address);
   // Those that were made in a context, before it ends.
@@ -81,6 +83,7 @@ class Mirrors {
     CUcontext context = nullptr;
     bool registered = false;         // with the driver, by us
     bool mapped = false;             // pages of our own
+    bool of_file = false;            // pages of the file that the client maps, too
     PinnedRegion image;              // of managed memory
     CUmemGenericAllocationHandle physical = 0;
     std::unique_ptr<Mirror> mirror;  // none for shared memory

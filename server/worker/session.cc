@@ -115,7 +115,7 @@ Session::Session(transport::Link& link, Prepared& prepared, const SessionConfig&
       driver(prepared.driver),
       prepared(prepared),
       config(config),
-      inbox(link.bulk(), [this](const Status& why) { end(why); }),
+      inbox(link.bulk(), recorder, config.spin_us, [this](const Status& why) { end(why); }),
       outbox(link, prepared.staging, prepared.fences, [this](const Status& why) { end(why); }),
       copies(driver, prepared.fences, prepared.staging, inbox, outbox, link.bulk().ring()),
       charges(ledger, config.ledger_slot, charge_devices(config)),
@@ -125,7 +125,7 @@ Session::Session(transport::Link& link, Prepared& prepared, const SessionConfig&
       images(config.images, config.image_salt),
       functions(*this),
       graph_staging(driver),
-      host_calls(link.side(), outbox, mirrors, graph_staging, [this](Status why) { end(std::move(why)); }),
+      host_calls(link.side(), outbox, mirrors, graph_staging, recorder, [this](Status why) { end(std::move(why)); }),
       graphs(*this),
       lanes_(new std::unique_ptr<LaneCall>[limits::kLanes]) {}
 
@@ -191,7 +191,10 @@ void Session::run(const Frame& frame, Turn& turn) {
     call.work_before = mirrors.work();
   }
   if (!entry->post) turn.pass();
-  if (entry->run(call) != Outcome::kDone) return violation(call, call.violation ? call.violation : "malformed");
+  {
+    Recorder::Span running(recorder, call.lane, call.opcode);
+    if (entry->run(call) != Outcome::kDone) return violation(call, call.violation ? call.violation : "malformed");
+  }
   finish(*entry, call);
 }
 

@@ -31,6 +31,7 @@
 #include "server/worker/pools.h"
 #include "server/worker/prepared.h"
 #include "server/worker/prints.h"
+#include "server/worker/recorder.h"
 #include "transport/transport.h"
 
 namespace bf::server {
@@ -85,6 +86,7 @@ class Session final : public Order::Runner {
   Prepared& prepared;
   const SessionConfig& config;
   HandleTables handles;
+  Recorder recorder;
   Inbox inbox;
   Outbox outbox;
   Copies copies;

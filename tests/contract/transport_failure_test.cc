@@ -14,6 +14,7 @@
 #include <string>
 #include <thread>
 
+#include "proto/shared_memory.h"
 #include "tests/contract/link_pair.h"
 #include "transport/rdma.h"
 #include "transport/shm_segment.h"
@@ -378,20 +379,21 @@ TEST_F(HostileShm, BytesOnTheSocket) {
 // --- A worker that offers something wrong
 // ------------------------------------------------------------------------------
 
-void send_offer(int socket, int memfd, const void* bytes, size_t count) {
+void send_offer(int socket, const std::vector<int>& files, const void* bytes, size_t count) {
   iovec part{const_cast<void*>(bytes), count};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  const size_t file_bytes = files.size() * sizeof(int);
+  alignas(cmsghdr) char control[CMSG_SPACE(3 * sizeof(int))] = {};
   msghdr message{};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
-  if (memfd >= 0) {
+  if (!files.empty()) {
     message.msg_control = control;
-    message.msg_controllen = sizeof control;
+    message.msg_controllen = CMSG_SPACE(file_bytes);
     cmsghdr* rights = CMSG_FIRSTHDR(&message);
     rights->cmsg_level = SOL_SOCKET;
     rights->cmsg_type = SCM_RIGHTS;
-    rights->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(rights), &memfd, sizeof memfd);
+    rights->cmsg_len = CMSG_LEN(file_bytes);
+    memcpy(CMSG_DATA(rights), files.data(), file_bytes);
   }
   ASSERT_EQ(sendmsg(socket, &message, MSG_NOSIGNAL), ssize_t(count));
 }
@@ -401,6 +403,7 @@ struct Offer {
   uint32_t version = shm::kVersion;
   uint32_t reserved = 0;
   uint64_t bytes = sizeof(shm::Segment);
+  uint64_t shared_bytes = kSharedBytes;
 };
 
 Fd make_memfd(size_t bytes, int seals) {
@@ -412,25 +415,34 @@ Fd make_memfd(size_t bytes, int seals) {
   return fd;
 }
 
-StatusCode accept_code(const Offer& offer, const Fd& memfd) {
+constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW;
+
+// Offers the segment and, if `shared` is one, the memory to share.
+StatusCode accept_code(const Offer& offer, const Fd& segment, const Fd& shared = make_memfd(kSharedBytes, kSeals)) {
   Sockets sockets = connect_sockets(Kind::kShm, 1);
-  send_offer(sockets.ends[1][0].get(), memfd.get(), &offer, sizeof offer);
+  std::vector<int> files;
+  for (const Fd* file : {&segment, &shared})
+    if (*file) files.push_back(file->get());
+  send_offer(sockets.ends[1][0].get(), files, &offer, sizeof offer);
   return accept_shm_link(std::move(sockets.ends[0][0]), 2s).status().code();
 }
 
 TEST(ShmOffer, IsCheckedBeforeUse) {
-  constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW;
   int fds = entries_of("/proc/self/fd");
   EXPECT_EQ(accept_code({}, make_memfd(sizeof(shm::Segment), kSeals)), StatusCode::kOk);
   EXPECT_EQ(accept_code({}, make_memfd(sizeof(shm::Segment), 0)), StatusCode::kInvalid);
   EXPECT_EQ(accept_code({}, make_memfd(sizeof(shm::Segment), F_SEAL_GROW)), StatusCode::kInvalid);
   EXPECT_EQ(accept_code({}, make_memfd(sizeof(shm::Segment) - 4096, kSeals)), StatusCode::kInvalid);
   EXPECT_EQ(accept_code({}, Fd()), StatusCode::kInvalid);
+  const Fd good = make_memfd(sizeof(shm::Segment), kSeals);
+  EXPECT_EQ(accept_code({}, good, Fd()), StatusCode::kInvalid);
+  EXPECT_EQ(accept_code({}, good, make_memfd(kSharedBytes, 0)), StatusCode::kInvalid);
+  EXPECT_EQ(accept_code({}, good, make_memfd(kSharedBytes - 4096, kSeals)), StatusCode::kInvalid);
   EXPECT_EQ(accept_code({}, Fd(open("/dev/null", O_RDWR | O_CLOEXEC))), StatusCode::kInvalid);
   Offer other;
   other.version++;
   EXPECT_EQ(accept_code(other, make_memfd(sizeof(shm::Segment), kSeals)), StatusCode::kInvalid);
-  EXPECT_EQ(entries_of("/proc/self/fd"), fds);
+  EXPECT_EQ(entries_of("/proc/self/fd"), fds + 1);  // `good`
 }
 
 TEST(ShmOffer, SilenceAndHangUp) {

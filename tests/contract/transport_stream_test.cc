@@ -1,11 +1,15 @@
 // The contract of Link's streams, on every transport.
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstring>
 #include <random>
 #include <thread>
 
+#include "proto/shared_memory.h"
 #include "tests/contract/link_pair.h"
 
 namespace bf::transport::test {
@@ -222,6 +226,32 @@ TEST_P(StreamContract, LimitsAreTold) {
     EXPECT_EQ(link->bulk().ring().size(), limits.ring_blocks * limits::kBulkBlockBytes);
     EXPECT_EQ(reinterpret_cast<uintptr_t>(link->bulk().ring().data()) % 4096, 0u);
   }
+}
+
+TEST_P(StreamContract, SharedMemoryIsOneMemory) {
+  const int files[] = {pair_.client->shared_memory(), pair_.worker->shared_memory()};
+  if (GetParam() != Kind::kShm) {
+    EXPECT_EQ(files[0], -1);
+    EXPECT_EQ(files[1], -1);
+    return;
+  }
+  constexpr off_t kFar = off_t(kSharedBytes) - 4096;
+  std::byte* views[2];
+  for (int end : {0, 1}) {
+    struct stat facts;
+    ASSERT_EQ(fstat(files[end], &facts), 0);
+    EXPECT_EQ(facts.st_size, off_t(kSharedBytes));
+    EXPECT_LT(facts.st_blocks * 512, 1 << 20) << "addresses, not memory";
+    EXPECT_NE(ftruncate(files[end], 4096), 0) << "it could fault under the other's feet";
+    void* view = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, files[end], kFar);
+    ASSERT_NE(view, MAP_FAILED);
+    views[end] = static_cast<std::byte*>(view);
+  }
+  views[0][5] = std::byte{1};
+  views[1][6] = std::byte{2};
+  EXPECT_EQ(views[1][5], std::byte{1});
+  EXPECT_EQ(views[0][6], std::byte{2});
+  for (std::byte* view : views) munmap(view, 4096);
 }
 
 // --- Loopback's faults

@@ -173,10 +173,13 @@ class Server:
         text = pathlib.Path(self.log.name).read_text(errors="replace").splitlines()
         return "\n".join(text[-lines:])
 
+    def bf(self, *words):
+        """The command line of `bf` about this server."""
+        return [str(self.build.bin / "bf"), *words, "--server", self.address]
+
     def list(self):
         """What `bf list --json` says."""
-        done = subprocess.run([str(self.build.bin / "bf"), "list", "--json", "--server", self.address], env=clean_environment(),
-                              stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=True)
+        done = subprocess.run(self.bf("list", "--json"), env=clean_environment(), stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=True)
         return json.loads(done.stdout)
 
     def gpus(self):
@@ -234,9 +237,11 @@ class PoolServer(Server):
         os.environ["BF_E2E_TOKEN"] = str(self.token)
         return made and super().wait_until_listening()
 
+    def token_command(self):
+        return [str(self.build.bin / "bf"), "token", "create", "tester", "--admin", "--server", f"unix:backfield.{self.port}"]
+
     def make_token(self):
-        done = subprocess.run([str(self.build.bin / "bf"), "token", "create", "tester", "--admin", "--server", f"unix:backfield.{self.port}"],
-                              capture_output=True, env=clean_environment())
+        done = subprocess.run(self.token_command(), capture_output=True, env=clean_environment())
         if done.returncode == 0:
             self.token.write_bytes(done.stdout)
         return done.returncode == 0 or self.process.poll() is not None

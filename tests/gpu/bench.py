@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
 """Times workloads natively and through bfrun over tcp and shm, in turn on one GPU host, and prints the medians and how
-they compare: a ratio above 1 is better than native, for times and for rates alike. Needs a build (bin/, lib/backfield/,
-bench/), and PyTorch for the framework workloads.
+they compare. Needs a build (bin/, lib/backfield/, bench/), and PyTorch for the framework workloads.
 
-  bench.py --build BUILD [--runs 3] [--only primitives resnet50-64 ...] [--transports tcp,shm]
+  bench.py --build BUILD [--runs 5] [--only primitives resnet50-64 ...] [--transports tcp,shm]
+
+A ratio above 1 is better than native, for times and for rates alike. The bound is what the path allows: the native time and
+the bytes of a step over what a plain program with four connections moves (bytes that a step waits for are added, others
+hide behind it); "of bound" is how near we come, 1 at best. Between processes of one host (shm) it is the native figure.
 
 Every run is a process of its own; native and remote alternate, so that drift of the machine meets all of them. With $OUT
 set, $OUT/bench.json holds every single figure. Without a GPU it says so and ends with status 0; --software-gpu times the
@@ -14,8 +17,11 @@ import json
 import os
 import pathlib
 import re
+import socket
 import statistics
+import subprocess
 import sys
+import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "e2e"))
@@ -23,71 +29,156 @@ import harness
 import programs
 
 PYTORCH = [sys.executable, str(HERE / "workloads/pytorch_steps.py")]
-WORKLOADS = {
-    "primitives": None,  # of the build
-    "resnet50-64": [*PYTORCH, "resnet50", "64"],
-    "resnet50-64-amp": [*PYTORCH, "resnet50", "64", "amp"],
-    "resnet50-1": [*PYTORCH, "resnet50", "1"],
-    "inception_v3-64": [*PYTORCH, "inception_v3", "64"],
-    "inception_v3-128": [*PYTORCH, "inception_v3", "128"],
-    "gpt2": [*PYTORCH, "gpt2"],
-    "mlp": [*PYTORCH, "mlp"],
-}
 FIGURE = re.compile(r"^(.*): ([0-9.]+) (ms/step|ms|us|ns|x|GB/s|k/s)$", re.MULTILINE)
 RATES = ("GB/s", "k/s")  # more is better
 
 
-def table(figures, transports):
-    """Rows of figures: label -> unit, path -> values."""
-    for label, (unit, paths) in figures.items():
-        native = statistics.median(paths.get("native", [0]))
+class Workload:
+    """`images`: (count, height) of the batch of pictures that each step sends, as fp32."""
+
+    def __init__(self, name, command, images=None):
+        self.name, self.command = name, command
+        self.bytes_up = images[0] * (3 * images[1] ** 2 * 4 + 8) if images else 0
+
+    def bound(self, label, unit, native, up_gb_s, down_gb_s):
+        """The best that the path allows, or None where it sets no limit that we know."""
+        if unit == "GB/s" and label.startswith(("host to device", "device to host", "both")):
+            return min(native, {"h": up_gb_s, "d": down_gb_s, "b": up_gb_s + down_gb_s}[label[0]])
+        if unit == "ms/step" and self.bytes_up:
+            line_ms = self.bytes_up / up_gb_s / 1e6
+            waits = "infer" in label or "+item" in label  # a step that ends with an answer begins with its bytes
+            return native + line_ms if waits else max(native, line_ms)
+        return None
+
+
+WORKLOADS = [
+    Workload("primitives", None),  # of the build
+    Workload("resnet50-64", [*PYTORCH, "resnet50", "64"], (64, 224)),
+    Workload("resnet50-64-amp", [*PYTORCH, "resnet50", "64", "amp"], (64, 224)),
+    Workload("resnet50-128", [*PYTORCH, "resnet50", "128"], (128, 224)),
+    Workload("resnet50-1", [*PYTORCH, "resnet50", "1"], (1, 224)),
+    Workload("inception_v3-64", [*PYTORCH, "inception_v3", "64"], (64, 299)),
+    Workload("inception_v3-128", [*PYTORCH, "inception_v3", "128"], (128, 299)),
+    Workload("gpt2", [*PYTORCH, "gpt2"]),
+    Workload("mlp", [*PYTORCH, "mlp"]),
+]
+
+
+class Path:
+    """A transport to a server, and what a plain program moves over it; no limit where nothing crosses a line."""
+
+    def __init__(self, transport, server, up_gb_s=None, down_gb_s=None):
+        self.transport, self.server, self.up_gb_s, self.down_gb_s = transport, server, up_gb_s, down_gb_s
+
+    def bound(self, workload, label, unit, native):
+        return workload.bound(label, unit, native, self.up_gb_s, self.down_gb_s) if self.up_gb_s else None
+
+
+def add_arguments(parser):
+    parser.add_argument("--build", required=True)
+    parser.add_argument("--runs", type=int, default=3)
+    names = [workload.name for workload in WORKLOADS]
+    parser.add_argument("--only", nargs="+", default=names, choices=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--software-gpu", action="store_true")
+    parser.add_argument("--seconds", type=float, help="for each figure of the primitives")
+
+
+def gpu_of(arguments):
+    return "software GPU" if arguments.software_gpu else harness.gpu_name()
+
+
+def chosen(arguments, build):
+    for workload in WORKLOADS:
+        if workload.name == "primitives":
+            workload.command = [str(build.root / "bench" / "primitives"), *([str(arguments.seconds)] if arguments.seconds else [])]
+    return [workload for workload in WORKLOADS if workload.name in arguments.only]
+
+
+def line_of_loopback(build):
+    """(round trip in us, GB/s up, GB/s down) of a plain program between two processes of this host."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    line = str(build.bin / "line")
+    other = subprocess.Popen([line, "serve", port])
+    try:
+        time.sleep(0.2)
+        words = subprocess.run([line, "measure", "127.0.0.1", port], capture_output=True, text=True, timeout=60, check=True).stdout.split()
+    finally:
+        other.kill()
+        other.wait()
+    return tuple(float(word) for word in words)
+
+
+def better(unit, mine, reference):
+    """Above 1: mine is better."""
+    return mine / reference if unit in RATES else reference / mine
+
+
+def rows(workload, figures, paths):
+    """Lines of the table: of label -> (unit, path -> values)."""
+    for label, (unit, values) in figures.items():
+        native = statistics.median(values.get("native", [0]))
         row = f"| {label} | {native:.2f} {unit} |"
-        for transport in transports:
-            remote = statistics.median(paths.get(transport, [0]))
-            ratio = (remote, native) if unit in RATES else (native, remote)
-            row += f" {remote:.2f} | {ratio[0] / ratio[1]:.3f} |" if remote and native else " failed | |"
-        print(row, flush=True)
+        for path in paths:
+            remote = statistics.median(values.get(path.transport, [0]))
+            if not remote or not native:
+                row += " failed | | |"
+                continue
+            bound = path.bound(workload, label, unit, native) or native
+            row += f" {remote:.2f} | {better(unit, remote, native):.3f} | {better(unit, remote, bound):.3f} |"
+        yield row
+
+
+def compare(workloads, paths, arguments):
+    """Runs all of them, prints the table; ({workload: figures}, how many runs failed)."""
+    settings = {**programs.DEFAULTS, "timeout": 600}
+    native_path = [harness.Build(arguments.build).software] if arguments.software_gpu else []
+    memory = 4096 if arguments.software_gpu else 60000
+    everything, failed = {}, 0
+    print("| workload | native |" + "".join(f" {path.transport} | ratio | of bound |" for path in paths))
+    print("| --- | --- |" + " --- | --- | --- |" * len(paths))
+    for workload in workloads:
+        figures = {}
+        for _ in range(arguments.runs):
+            for path in [None, *paths]:
+                name = path.transport if path else "native"
+                done = (path.server.run(workload.command, settings, name, memory_mib=memory) if path
+                        else harness.run_native(workload.command, settings, native_path))
+                found = FIGURE.findall(done.stdout.decode(errors="replace"))
+                if done.status != 0 or not found:
+                    failed += 1
+                    print(f"{workload.name} {name}: status {done.status}: {done.stderr[-300:].decode(errors='replace')}")
+                for label, value, unit in found:
+                    figures.setdefault(label, (unit, {}))[1].setdefault(name, []).append(float(value))
+        for row in rows(workload, figures, paths):
+            print(row, flush=True)
+        everything[workload.name] = figures
+    return everything, failed
+
+
+def write_json(name, content):
+    if os.environ.get("OUT"):
+        pathlib.Path(os.environ["OUT"], name).write_text(json.dumps(content, indent=1))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--build", required=True)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--only", nargs="+", default=list(WORKLOADS), choices=list(WORKLOADS), metavar="NAME")
+    add_arguments(parser)
     parser.add_argument("--transports", default="tcp,shm")
-    parser.add_argument("--software-gpu", action="store_true")
     arguments = parser.parse_args()
-    gpu = "software GPU" if arguments.software_gpu else harness.gpu_name()
+    gpu = gpu_of(arguments)
     if gpu is None:
         print("skipped: there is no GPU here (nvidia-smi -L names none)")
         return 0
     build = harness.Build(arguments.build)
-    transports = [t for t in arguments.transports.split(",") if t]
-    settings = {**programs.DEFAULTS, "timeout": 300}
-    native_path = [build.software] if arguments.software_gpu else []
-    memory = 4096 if arguments.software_gpu else 60000
-    everything = {}
-    failed = 0
-    print(f"{gpu}; medians of {arguments.runs} runs")
-    print("| workload | native |" + "".join(f" {t} | ratio |" for t in transports))
-    print("| --- | --- |" + " --- | --- |" * len(transports))
+    rtt_us, up_gb_s, down_gb_s = line_of_loopback(build)
+    print(f"{gpu}; medians of {arguments.runs} runs; a plain ping-pong over tcp takes {rtt_us:.1f} us, four plain connections move "
+          f"{up_gb_s:.1f} GB/s one way, {down_gb_s:.1f} the other")
     with harness.Server(build, software_gpus=1 if arguments.software_gpu else 0) as server:
-        for name in arguments.only:
-            command = WORKLOADS[name] or [str(build.root / "bench" / name)]
-            figures = {}  # label -> unit, path -> values
-            for _ in range(arguments.runs):
-                for path in ["native", *transports]:
-                    done = harness.run_native(command, settings, native_path) if path == "native" else server.run(command, settings, path, memory_mib=memory)
-                    found = FIGURE.findall(done.stdout.decode(errors="replace"))
-                    if done.status != 0 or not found:
-                        failed += 1
-                        print(f"{name} {path}: status {done.status}: {done.stderr[-300:].decode(errors='replace')}")
-                    for label, value, unit in found:
-                        figures.setdefault(label, (unit, {}))[1].setdefault(path, []).append(float(value))
-            table(figures, transports)
-            everything[name] = figures
-    if os.environ.get("OUT"):
-        pathlib.Path(os.environ["OUT"], "bench.json").write_text(json.dumps({"gpu": gpu, "runs": arguments.runs, "figures": everything}, indent=1))
+        paths = [Path(t, server, *((up_gb_s, down_gb_s) if t == "tcp" else ())) for t in arguments.transports.split(",") if t]
+        figures, failed = compare(chosen(arguments, build), paths, arguments)
+    write_json("bench.json", {"gpu": gpu, "runs": arguments.runs, "line": {"rtt_us": rtt_us, "up_gb_s": up_gb_s, "down_gb_s": down_gb_s}, "figures": figures})
     return 1 if failed else 0
 
 

@@ -2,13 +2,17 @@
 #include "server/worker/session.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
 
 #include <cstring>
 #include <numeric>
 #include <random>
 
 #include "base/sha256.h"
+#include "proto/mirror.h"
 #include "proto/session.h"
+#include "proto/shared_memory.h"
 #include "tests/unit/worker/fake_driver.h"
 #include "tests/unit/worker/test_client.h"
 
@@ -23,6 +27,21 @@ class SessionTest : public testing::Test {
  protected:
   void start(const transport::Faults& to_worker = {}, const transport::Faults& to_client = {}) {
     pair_ = transport::make_loopback(to_worker, to_client);
+    serve();
+  }
+  // The same over shared memory.
+  void start_shm() {
+    int ends[2];
+    ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+    auto worker = transport::offer_shm_link(Fd(ends[1]));
+    ASSERT_TRUE(worker.ok()) << worker.status().message();
+    auto client = transport::accept_shm_link(Fd(ends[0]), std::chrono::seconds(5));
+    ASSERT_TRUE(client.ok()) << client.status().message();
+    pair_ = {std::move(*client), std::move(*worker)};
+    serve();
+    use_context();
+  }
+  void serve() {
     const uint64_t limits[] = {64 * kMiB};
     auto ledger = server::Ledger::create(limits);
     ledger_.emplace(std::move(*ledger));
@@ -35,6 +54,9 @@ class SessionTest : public testing::Test {
   // With a current context on this thread's lane.
   void start_with_context() {
     start();
+    use_context();
+  }
+  void use_context() {
     ASSERT_EQ(remote_cuDevicePrimaryCtxRetain(&context_, 0), CUDA_SUCCESS);
     ASSERT_EQ(post_bfContextUse(uint64_t(context_)), CUDA_SUCCESS);
   }
@@ -102,6 +124,48 @@ TEST_F(SessionTest, ChargesAndRefundsThePartition) {
   client_.reset();
   EXPECT_EQ(join().code(), StatusCode::kUnavailable);
   EXPECT_EQ(ledger_->used(0), 0u);
+}
+
+TEST_F(SessionTest, SharedPinnedMemoryIsTheClientsOwn) {
+  start_shm();
+  const int file = pair_.client->shared_memory();
+  constexpr uint64_t kAddress = kSharedBegin + (uint64_t{3} << 30);
+  uint32_t shared = 0;
+  ASSERT_EQ(remote_bfMirrorMap(kAddress, 8192, kMirrorPinned, shared), CUDA_SUCCESS);
+  EXPECT_EQ(shared, 1u);
+  // The worker is in this process: what it mapped is there, and is what the client maps elsewhere.
+  void* view = mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, file, off_t(kAddress - kSharedBegin));
+  ASSERT_NE(view, MAP_FAILED);
+  static_cast<char*>(view)[8191] = 42;
+  EXPECT_EQ(reinterpret_cast<const char*>(kAddress)[8191], 42);
+  EXPECT_EQ(remote_bfMirrorMap(kAddress + 4096, 4096, kMirrorPinned, shared), CUDA_ERROR_ALREADY_MAPPED);
+  ASSERT_EQ(remote_bfMirrorUnmap(kAddress), CUDA_SUCCESS);
+  EXPECT_EQ(msync(reinterpret_cast<void*>(kAddress), 4096, MS_ASYNC), -1) << "still mapped";
+  munmap(view, 8192);
+}
+
+TEST_F(SessionTest, SharedPinnedMemoryHasBounds) {
+  start_shm();
+  uint32_t shared = 0;
+  const auto map = [&](uint64_t address, uint64_t bytes) { return remote_bfMirrorMap(address, bytes, kMirrorPinned, shared); };
+  EXPECT_EQ(map(kSharedBegin - 4096, 4096), CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(map(kSharedBegin + kSharedBytes, 4096), CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(map(kSharedBegin + kSharedBytes - 4096, 8192), CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(map(kSharedBegin, ~uint64_t{0} - 4095), CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(map(kSharedBegin, 0), CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(map(kSharedBegin + 1, 4096), CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(map(kSharedBegin, 100), CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(map(kSharedBegin, 65 * kMiB), CUDA_ERROR_OUT_OF_MEMORY) << "more than the session's share";
+  ASSERT_EQ(map(kSharedBegin, 40 * kMiB), CUDA_SUCCESS);
+  EXPECT_EQ(map(kSharedBegin + 64 * kMiB, 40 * kMiB), CUDA_ERROR_OUT_OF_MEMORY) << "all together";
+  ASSERT_EQ(remote_bfMirrorUnmap(kSharedBegin), CUDA_SUCCESS);
+  EXPECT_EQ(map(kSharedBegin + 64 * kMiB, 40 * kMiB), CUDA_SUCCESS);
+}
+
+TEST_F(SessionTest, NothingIsSharedOverOtherTransports) {
+  start_with_context();
+  uint32_t shared = 0;
+  EXPECT_EQ(remote_bfMirrorMap(kSharedBegin, 4096, kMirrorPinned, shared), CUDA_ERROR_INVALID_VALUE);
 }
 
 struct CopyShape {
