@@ -1,6 +1,7 @@
 // The nodes of graphs: making them, and their parameters in both directions. A host side of a copy becomes staging, a
 // host function an id; both turn into what the program gave when it asks.
 #include <algorithm>
+#include <utility>
 
 #include "api/remote.h"
 #include "client/capture.h"
@@ -69,9 +70,19 @@ CUresult stage(const CUDA_MEMCPY3D& given, CUcontext context, CUDA_MEMCPY3D* cop
   return CUDA_SUCCESS;
 }
 
+// Pinned memory that both ends have: its copies are the device's own, but a program speaks of it as the host's.
+bool is_pinned(CUmemorytype type, CUdeviceptr address) {
+  if (type != CU_MEMORYTYPE_DEVICE) return false;
+  const auto range = state().ranges.find(address);
+  return range && (range->kind == Range::Kind::kPinned || range->kind == Range::Kind::kRegistered);
+}
+
 // The program's memory in the place of staging.
 void unstage(CUDA_MEMCPY3D& copy) {
-  if (copy.srcMemoryType != CU_MEMORYTYPE_ARRAY) {
+  if (is_pinned(copy.srcMemoryType, copy.srcDevice)) {
+    copy.srcMemoryType = CU_MEMORYTYPE_HOST;
+    copy.srcHost = reinterpret_cast<void*>(std::exchange(copy.srcDevice, 0));
+  } else if (copy.srcMemoryType != CU_MEMORYTYPE_ARRAY) {
     if (auto staging = state().staging.find(copy.srcMemoryType == CU_MEMORYTYPE_HOST ? value_of(copy.srcHost) : copy.srcDevice)) {
       copy.srcMemoryType = CU_MEMORYTYPE_HOST;
       copy.srcHost = staging->host.base;
@@ -79,6 +90,10 @@ void unstage(CUDA_MEMCPY3D& copy) {
       copy.srcPitch = staging->host.rows > 1 ? staging->host.pitch : 0;
       copy.srcHeight = staging->host.slices > 1 ? staging->host.slice_pitch / staging->host.pitch : 0;
     }
+  }
+  if (is_pinned(copy.dstMemoryType, copy.dstDevice)) {
+    copy.dstMemoryType = CU_MEMORYTYPE_HOST;
+    copy.dstHost = reinterpret_cast<void*>(std::exchange(copy.dstDevice, 0));
   }
   if (copy.dstMemoryType == CU_MEMORYTYPE_ARRAY) return;
   if (auto staging = state().staging.find(copy.dstMemoryType == CU_MEMORYTYPE_HOST ? value_of(copy.dstHost) : copy.dstDevice)) {

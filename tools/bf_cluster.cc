@@ -1,6 +1,8 @@
 // bf cluster: servers that share tokens, limits and leases through etcd. Said on the server concerned, to its bfserver.
+#include <chrono>
 #include <fstream>
 #include <sstream>
+#include <thread>
 
 #include "base/log.h"
 #include "tools/bf.h"
@@ -11,6 +13,7 @@ namespace {
 using nlohmann::json;
 
 constexpr auto kStartTime = std::chrono::milliseconds(60'000);  // etcd may have to be started
+constexpr auto kTurnTime = std::chrono::minutes(1);            // until the server that joins before this one is ready
 constexpr uint16_t kEtcdPort = 56002;
 
 struct ClusterOptions {
@@ -84,7 +87,13 @@ int join(const ClusterOptions& options) {
   }
   transport::Address peer = address;
   peer.port++;
-  auto invitation = ask(there[0], {"cluster", "invite", name, options.no_etcd ? "" : "https://" + peer.to_string()}, {}, kStartTime);
+  auto invite = [&] { return ask(there[0], {"cluster", "invite", name, options.no_etcd ? "" : "https://" + peer.to_string()}, {}, kStartTime); };
+  auto invitation = invite();
+  for (const auto end = std::chrono::steady_clock::now() + kTurnTime;
+       !invitation.ok() && invitation.status().code() == StatusCode::kExhausted && std::chrono::steady_clock::now() < end;) {
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+    invitation = invite();
+  }
   if (!invitation.ok()) return complain(invitation.status().message()), kFailed;
   (*invitation)["name"] = name;
   (*invitation)["host"] = address.host;

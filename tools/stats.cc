@@ -75,11 +75,12 @@ std::string Stats::summary() const {
   const std::vector<Sum> functions = by_function(*memory_);
   Sum all;
   for (const Sum& one : functions) all.add(one);
+  const auto processes = memory_->processes.load();
   std::string text = fmt::format(
-      "bfrun: {:.2f} s; {} processes used CUDA\n"
+      "bfrun: {:.2f} s; {} process{} used CUDA\n"
       "bfrun: {} calls: {} answered here; the others sent {} frames that nobody waited for and made {} round trips\n"
       "bfrun: {} MiB to the server, {} MiB from it; threads of the program waited {} ms in all\n",
-      seconds, memory_->processes.load(), all.calls, all.local, all.posts, all.round_trips, mib(all.up), mib(all.down), ms(all.wait_ns));
+      seconds, processes, processes == 1 ? "" : "es", all.calls, all.local, all.posts, all.round_trips, mib(all.up), mib(all.down), ms(all.wait_ns));
   if (functions.empty()) return text;
   auto right = [](std::string number) { return Cell{std::move(number), Colour::kNone, true}; };
   Table table({"FUNCTION", "WAIT MS", "CALLS", "HERE", "POSTED", "ROUND TRIPS", "MIB UP", "MIB DOWN"});

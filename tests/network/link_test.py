@@ -5,12 +5,12 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent / "e2e"), str(HERE.parent / "gpu")]
+sys.path[:0] = [str(HERE.parent / "e2e")]
 import harness
 import programs
 from checks import Checks, build_from_arguments, finish
 from link import Link, Namespace
-from run import PORT, LinkServer
+from link_server import PORT, LinkServer
 
 build, check = build_from_arguments(), Checks()
 try:
@@ -22,7 +22,7 @@ program = [str(build.program("vector_add"))]
 native = harness.run_native(program, programs.DEFAULTS, [build.software])
 with Link(build.bin / "line", 1e9, 2e-3, PORT) as link:
     print(link)
-    check(link.rtt_us >= 2000, f"a round trip takes 2 ms at least: {link.rtt_us:.0f} us")
+    check(link.rtt_us >= 1900, f"a round trip takes 2 ms, or a twentieth less: {link.rtt_us:.0f} us")
     # The bucket lets half a millisecond through at once; queues at both ends hold more than is on the line.
     check(0 < link.up_gb_s < 0.13 and 0 < link.down_gb_s < 0.13, f"1 Gb/s at most each way: {link.up_gb_s:.3f} and {link.down_gb_s:.3f} GB/s")
     with tempfile.TemporaryDirectory() as folder, LinkServer(build, link, folder, extra=["--encryption", "never"]) as server:

@@ -21,37 +21,8 @@ sys.path[:0] = [str(HERE.parent / "gpu"), str(HERE.parent / "e2e")]
 import bench
 import harness
 import programs
-from link import SERVER, Link, Namespace
-
-PORT = 56001
-
-
-class LinkServer(harness.PoolServer):
-    """bfserver at one end of a link; everything that asks it runs at the other."""
-
-    def __init__(self, build, link, folder, **settings):
-        super().__init__(build, folder, SERVER, **settings)
-        self.link = link
-
-    def at(self, end, command):
-        return [sys.executable, str(HERE / "enter.py"), str(end.pid), *command]
-
-    def command(self):
-        self.port = PORT
-        return self.at(self.link.server, super().command())
-
-    def token_command(self):
-        return self.at(self.link.server, super().token_command())
-
-    def bf(self, *words):
-        return self.at(self.link.client, self.through_relay(super().bf(*words)))
-
-    def bfrun(self, *arguments, **more):
-        return self.at(self.link.client, self.through_relay(super().bfrun(*arguments, **more)))
-
-    def through_relay(self, words):
-        return [f"127.0.0.1:{PORT}" if word == self.address else word for word in words]
-
+from link import Link, Namespace
+from link_server import PORT, LinkServer
 
 def traced(build, server, workload, folder, *network):
     """What `bf predict` says of a run of the workload on `server`."""

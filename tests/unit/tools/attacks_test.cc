@@ -1,6 +1,8 @@
 // Attacks on a server with tokens and TLS, each of which must fail; and what its defences cost. Guessed and missing tokens,
 // foreign leases, slow and oversized handshakes: pool_test.cc. Floods and nonsense: hostile_test.cc.
 #include <openssl/ssl.h>
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -167,7 +169,7 @@ TEST_F(Attacks, ATokenIsShownToNobodyWithoutTls) {
 
 TEST_F(Attacks, PathsInNamesLeadNowhere) {
   const std::string out = folder_ + "/outside";
-  for (std::string name : {"../../outside", "/etc/passwd", "a\nb", "..", std::string(65, 'x')}) {
+  for (const std::string& name : std::vector<std::string>{"../../outside", "/etc/passwd", "a\nb", "..", std::string(65, 'x')}) {
     auto made = admin({"token", "create", name});
     EXPECT_EQ(made.status == 0, name.size() <= 64) << name;
     admin({"limit", "set", "client:" + name, "--gpus", "1"});
@@ -187,7 +189,7 @@ TEST_F(Attacks, PathsInNamesLeadNowhere) {
   EXPECT_NE(access(out.c_str(), F_OK), 0);
   // A client's list of servers names hosts, never files or commands.
   const std::string list = folder_ + "/servers.conf";
-  for (std::string line : {"../../etc/passwd", "/etc/passwd", "$(touch " + out + ")", "host:0", "host:99999", "a b"}) {
+  for (const std::string& line : std::vector<std::string>{"../../etc/passwd", "/etc/passwd", "$(touch " + out + ")", "host:0", "host:99999", "a b"}) {
     std::ofstream(list) << line << "\n";
     auto done = run_tool({"bf", "list", "--servers", list}, {});
     EXPECT_NE(done.status, 0) << line;

@@ -92,7 +92,7 @@ class GpuDirect : public testing::Test {
     worker_ = std::thread([this] { (void)server::serve_session(*link_, *prepared_, config_); });
     client_.emplace(*client_link_);
     client_->use();
-    CUcontext context;
+    CUcontext context = nullptr;
     ASSERT_EQ(remote_cuDevicePrimaryCtxRetain(&context, 0), CUDA_SUCCESS);
     ASSERT_EQ(post_bfContextUse(uint64_t(context)), CUDA_SUCCESS);
     data_.resize(80 * kMiB + 12345);  // more than all slots hold
