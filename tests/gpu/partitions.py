@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Partitions on a real card: four leases of a quarter each, filled at the same time by PyTorch training in each; a fifth
-request; and what torch, CUDA, NVML, nvidia-smi and the server's ledger say of one lease's memory at one moment.
+request; what torch, CUDA, NVML, nvidia-smi and the server's ledger say of one lease's memory at one moment; and what a tenant
+finds in memory that another had.
 
   partitions.py --build BUILD
 
@@ -10,8 +11,10 @@ the card for itself."""
 import argparse
 import importlib.util
 import json
+import os
 import pathlib
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -118,7 +121,26 @@ def figures(check, server):
         check(said["count"] == 1 and (said["load"] is None or 0 <= said["load"] <= 100), f"{transport}: torch counts {said['count']} GPU, load {said['load']} %", "memory figures")
 
 
+def leftovers(check, server):
+    """A tenant fills all memory and ends in one way or another; the next looks for what it wrote."""
+    share = server.free_mib()[0]
+    for killed in (False, True):
+        tenant = Tenant(server, "leftovers.py", "fill", memory_mib=share)
+        filled = tenant.said()
+        if killed and filled:
+            os.kill(filled["pid"], signal.SIGKILL)
+        tenant.go_on()
+        tenant.end()
+        heir = Tenant(server, "leftovers.py", "scan", memory_mib=share)
+        seen = heir.said()
+        status, errors = heir.end()
+        check(filled is not None and seen is not None and seen["looked"] > 0 and seen["found"] == 0,
+              f"nothing is left of a tenant that {'was killed' if killed else 'ended'}: {filled}, then {seen}, status {status} {errors}", "leftovers")
+
+
 def run_all(check, server):
+    with nvml.told(check, "leftovers"):
+        leftovers(check, server)
     if importlib.util.find_spec("torch") is None:
         return check.skip("PyTorch is not installed", "partitions")
     for part in (figures, quarters):
