@@ -56,7 +56,7 @@ def main():
     parser.add_argument("--full", action="store_true", help="leave nothing out")
     parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--cache", type=pathlib.Path, help="where the VM's kernel is kept (default: in the build folder)")
-    parser.add_argument("--timeout", type=int, help="seconds for the VM (default 780, full 7200)")
+    parser.add_argument("--timeout", type=int, help="seconds for the VM (default 1500, full 7200)")
     arguments = parser.parse_args()
     build = arguments.build.resolve()
     work = build / "rdma-vm"
