@@ -4,6 +4,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -117,6 +118,7 @@ bool Trace::worker_answers(std::span<const std::byte> payload) {
     }
     asked_ns_ = 0;
     dropped_ = head.dropped;
+    if (payload.size() > sizeof head) worst_ns_ = std::max(worst_ns_, quickest_ns_);
     size_t records = 0;
     for (auto at = payload.subspan(sizeof head); !at.empty(); at = at.subspan(sizeof(TraceRecord)), ++records) {
       TraceRecord record;
@@ -169,7 +171,7 @@ void Trace::finish(int timeout_ms) {
   {
     std::lock_guard guard(mutex_);
     worker_ += fmt::format("{{\"name\":\"bf_session\",\"ph\":\"M\",\"pid\":{},\"tid\":0,\"args\":{{\"clock_error_us\":{:.1f},\"lost\":{}}}}},\n",
-                           process_, quickest_ns_ == UINT64_MAX ? -1.0 : double(quickest_ns_) / 2e3, dropped_);
+                           process_, double(worst_ns_) / 2e3, dropped_);
   }
   write_out();
 }

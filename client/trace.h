@@ -58,6 +58,7 @@ class Trace {
   uint64_t dropped_ = 0;         // under mutex_
   uint64_t asked_ns_ = 0;        // 0: no request is under way; under mutex_
   uint64_t quickest_ns_ = UINT64_MAX;
+  uint64_t worst_ns_ = 0;        // the slowest of those that records were put in line by
   int64_t offset_ns_ = 0;        // of the worker's clock from ours, by the quickest answer; under mutex_
   bool more_ = false;            // the last answer was full; under mutex_
   std::atomic<uint32_t> word_{0};      // futex: something for run() to do
