@@ -28,6 +28,7 @@ constexpr size_t kKeepBytes = 1 << 20;        // larger buffers are given back a
 constexpr size_t kPrintBytes = 4 << 20;       // text nobody has asked for yet; beyond, the receiver writes it out itself
 constexpr const char* kVersion = "0.1.0";
 constexpr int kGoodbyeMs = 1000;
+constexpr int kTraceMs = 1000;  // for the worker to begin to record
 // Who waits for a reply keeps its processor for so long: as the driver does for a whole synchronise, and because waking
 // a processor of a virtual machine costs 100-400 us.
 constexpr auto kSpin = std::chrono::microseconds(2000);
@@ -135,7 +136,10 @@ CUresult Session::start() {
   make_primary_contexts(session->snapshot_);
   if (g_watched.load() & kWatchTrace) {
     auto trace = transport::Thread::start("bf-trace", [session] { Trace::instance().run(session->callbacks_, session->link_->side()); });
-    if (trace.ok()) session->threads_.push_back(std::move(*trace));
+    if (trace.ok()) {
+      session->threads_.push_back(std::move(*trace));
+      Trace::instance().wait_for_worker(kTraceMs);
+    }
   }
   atexit(at_exit);
   uint32_t expected = CUDA_ERROR_NOT_INITIALIZED;

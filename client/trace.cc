@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstring>
 
 #include "base/log.h"
@@ -104,6 +105,14 @@ void Trace::run(Callbacks& callbacks, transport::Stream& side) {
   }
 }
 
+void Trace::wait_for_worker(int timeout_ms) {
+  const uint64_t end_ns = monotonic_ns() + uint64_t(timeout_ms) * 1'000'000;
+  while (recording_.load(std::memory_order_acquire) == 0 && monotonic_ns() < end_ns) {
+    const timespec pause{0, 10'000'000};
+    futex_wait(recording_, 0, &pause);
+  }
+}
+
 bool Trace::worker_answers(std::span<const std::byte> payload) {
   TraceHead head;
   if (payload.size() < sizeof head || (payload.size() - sizeof head) % sizeof(TraceRecord) != 0) return false;
@@ -129,6 +138,7 @@ bool Trace::worker_answers(std::span<const std::byte> payload) {
                record.lane, int64_t(record.begin_ns) - offset_ns_, int64_t(record.end_ns) - offset_ns_);
     }
     more_ = records == kTraceRecords;
+    if (recording_.exchange(1, std::memory_order_release) == 0) futex_wake(recording_, INT_MAX);
     if (!more_ && stage_.load(std::memory_order_relaxed) == 0) return true;
   }
   word_.fetch_add(1, std::memory_order_release);

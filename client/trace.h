@@ -37,6 +37,8 @@ class Trace {
 
   // The thread's loop, until finish(). `session`: gives the worker's side, asked over its callbacks' stream.
   void run(Callbacks& callbacks, transport::Stream& side);
+  // Until the worker has answered once, and so records all that comes, or cannot any more; at most `timeout_ms`.
+  void wait_for_worker(int timeout_ms);
   // The answer of the worker. False: nobody asked, or it is malformed.
   bool worker_answers(std::span<const std::byte> payload);
   // At the end of the process: takes what the worker still has, if it answers in `timeout_ms`, and writes out all.
@@ -62,6 +64,7 @@ class Trace {
   int64_t offset_ns_ = 0;        // of the worker's clock from ours, by the quickest answer; under mutex_
   bool more_ = false;            // the last answer was full; under mutex_
   std::atomic<uint32_t> word_{0};      // futex: something for run() to do
+  std::atomic<uint32_t> recording_{0}; // the worker has answered
   std::atomic<uint32_t> stage_{0};     // of the end: 1 wanted, 2 all there
 };
 
