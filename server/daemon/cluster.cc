@@ -181,11 +181,12 @@ void Daemon::invite(const std::string& name, const std::string& peer_url, Answer
         if (known == nullptr && members->size() >= kMembers) return full;
         if (known != nullptr && !known->name.empty())
           return Status{StatusCode::kInvalid, "etcd has a member at " + peer_url + " already; if it is gone for good: bf cluster leave " + known->name};
-        const bool busy = std::any_of(members->begin(), members->end(), [](const Etcd::Member& member) { return member.learner; });
-        if (known == nullptr && busy)  // etcd takes one at a time
-          return Status{StatusCode::kExhausted, "another server's member of etcd is not ready yet; try again in a minute"};
-        if (known == nullptr) members = books.etcd().add_learner(peer_url);
-        if (!members.ok()) return members.status();
+        if (known == nullptr) {  // etcd takes one at a time, and the next when all are well
+          const Status busy{StatusCode::kExhausted, "another server's member of etcd is not ready yet; try again in a minute"};
+          if (std::any_of(members->begin(), members->end(), [](const Etcd::Member& member) { return member.learner; })) return busy;
+          members = books.etcd().add_learner(peer_url);
+          if (!members.ok()) return members.status().message().find("unhealthy cluster") != std::string::npos ? busy : members.status();
+        }
         std::string all;
         for (auto& member : *members)
           for (auto& url : member.peer_urls) all += (all.empty() ? "" : ",") + (url == peer_url ? name : member.name) + "=" + url;

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstring>
 #include <fstream>
+#include <sstream>
 #include <iterator>
 #include <thread>
 
@@ -25,9 +26,9 @@ bool alive(pid_t pid) { return kill(pid, 0) == 0; }
 // The worker that serves the only session: the one that is not warm.
 pid_t serving_worker(const Server& server) {
   for (pid_t pid : server.workers()) {
-    std::ifstream file("/proc/" + std::to_string(pid) + "/cmdline");
-    std::string line((std::istreambuf_iterator<char>(file)), {});
-    if (line.find("--warm") == std::string::npos) return pid;
+    std::ostringstream line;
+    line << std::ifstream("/proc/" + std::to_string(pid) + "/cmdline").rdbuf();
+    if (line.str().find("--warm") == std::string::npos) return pid;
   }
   return -1;
 }

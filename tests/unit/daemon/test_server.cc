@@ -133,9 +133,9 @@ std::vector<pid_t> Server::workers() const {
   std::ifstream file("/proc/" + std::to_string(pid_) + "/task/" + std::to_string(pid_) + "/children");
   std::vector<pid_t> pids;
   for (pid_t pid; file >> pid;) {
-    std::ifstream words("/proc/" + std::to_string(pid) + "/cmdline");
-    std::string command{std::istreambuf_iterator<char>(words), {}};
-    if (command.find("--monitor") == std::string::npos) pids.push_back(pid);
+    std::ostringstream words;
+    words << std::ifstream("/proc/" + std::to_string(pid) + "/cmdline").rdbuf();  // empty if it ends meanwhile
+    if (words.str().find("--monitor") == std::string::npos) pids.push_back(pid);
   }
   return pids;
 }
