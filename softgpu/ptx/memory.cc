@@ -1,6 +1,8 @@
 // Loads, stores and addresses. Every access is checked against the allocation it falls into; answers of the driver are
 // kept per worker, so that the check is usually two comparisons. Shared memory is the block's, local memory a slice per
 // lane; parameters of kernels are one copy per launch, those of device functions lie in local memory.
+#include <emmintrin.h>
+
 #include <cstddef>
 
 #include "softgpu/ptx/handlers.h"
@@ -139,12 +141,24 @@ void load(Warp& w, const Inst& in) {
   R* d = at<R>(w, in.d);
   access<W, false>(w, in, sizeof(M), [=](int i, const uint8_t* p) { d[i] = R(*reinterpret_cast<const M*>(p)); });
 }
+// All elements in one access, as on a GPU: programs have a flag beside the value that it speaks of (CUB's look-back does).
+// Aligned 16 bytes are one access on every x86 with AVX. (What is aligned on the GPU may not be in local memory here.)
+inline void copy_at_once(void* to, const void* from, size_t bytes) {
+  if (bytes == sizeof(__m128i)) return _mm_storeu_si128(static_cast<__m128i*>(to), _mm_loadu_si128(static_cast<const __m128i*>(from)));
+  if (bytes == sizeof(uint64_t)) {
+    *static_cast<volatile uint64_t*>(to) = *static_cast<const volatile uint64_t*>(from);
+    return;
+  }
+  memcpy(to, from, bytes);
+}
 template <typename M, typename R, Window W>
 void load_vector(Warp& w, const Inst& in) {
   const uint32_t* registers = &w.frame->function->extra[in.extra];
   uint32_t n = in.flags;
   access<W, false>(w, in, uint32_t(sizeof(M)) * n, [&](int i, const uint8_t* p) {
-    for (uint32_t k = 0; k < n; ++k) at<R>(w, registers[k])[i] = R(reinterpret_cast<const M*>(p)[k]);
+    alignas(16) M elements[8];
+    copy_at_once(elements, p, sizeof(M) * n);
+    for (uint32_t k = 0; k < n; ++k) at<R>(w, registers[k])[i] = R(elements[k]);
   });
 }
 template <typename M, typename R, Window W>
@@ -157,7 +171,9 @@ void store_vector(Warp& w, const Inst& in) {
   const uint32_t* registers = &w.frame->function->extra[in.extra];
   uint32_t n = in.flags;
   access<W, true>(w, in, uint32_t(sizeof(M)) * n, [&](int i, uint8_t* p) {
-    for (uint32_t k = 0; k < n; ++k) reinterpret_cast<M*>(p)[k] = M(at<R>(w, registers[k])[i]);
+    alignas(16) M elements[8];
+    for (uint32_t k = 0; k < n; ++k) elements[k] = M(at<R>(w, registers[k])[i]);
+    copy_at_once(p, elements, sizeof(M) * n);
   });
 }
 
