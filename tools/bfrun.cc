@@ -116,10 +116,7 @@ int main(int argc, char** argv) {
   }
   if (!options.stats) return run_on("bfrun", *borrowed, options.transport, options.command);
   auto stats = Stats::begin();
-  if (!stats.ok()) {
-    fprintf(stderr, "bfrun: %s\n", stats.status().message().c_str());
-    return kBackfieldFailed;
-  }
+  if (!stats.ok()) return fail(stats.status().message());
   int status = run_on("bfrun", *borrowed, options.transport, options.command);
   fputs(stats->summary().c_str(), stderr);
   return status;

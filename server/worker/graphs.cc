@@ -242,6 +242,7 @@ std::vector<CUgraph> Graphs::bodies_of(CUgraphNode node) const {
 }
 
 CUresult Graphs::look_at(CUgraph graph, Found& found) {
+  if (!graph) return CUDA_SUCCESS;  // the driver says what is wrong
   if (!has_parts_.load(std::memory_order_relaxed) && !has_memory_.load(std::memory_order_relaxed)) return CUDA_SUCCESS;
   Walk walk(*this);
   const size_t begin = walk.point(), end = walk.point();
@@ -380,8 +381,7 @@ CUresult handle_cuGraphInstantiateWithFlags(Call& call, CUgraphExec* phGraphExec
                                             std::span<const std::byte>& parts) {
   Graphs& graphs = session_of(call).graphs;
   Graphs::Found found;
-  if (hGraph)
-    if (CUresult why = graphs.look_at(hGraph, found); why != CUDA_SUCCESS) return why;
+  if (CUresult why = graphs.look_at(hGraph, found); why != CUDA_SUCCESS) return why;
   const CUresult result = call.driver.cuGraphInstantiateWithFlags(phGraphExec, hGraph, flags);
   if (result == CUDA_SUCCESS && (flags & CUDA_GRAPH_INSTANTIATE_FLAG_DEVICE_LAUNCH)) graphs.note_device_launch();
   if (result == CUDA_SUCCESS) parts = keep(call, graphs.finish(*phGraphExec, std::move(found)));
@@ -392,8 +392,7 @@ CUresult handle_cuGraphExecUpdate_v2(Call& call, CUgraphExec hGraphExec, CUgraph
                                      std::span<const std::byte>& parts) {
   Graphs& graphs = session_of(call).graphs;
   Graphs::Found found;
-  if (hGraph)
-    if (CUresult why = graphs.look_at(hGraph, found); why != CUDA_SUCCESS) return why;
+  if (CUresult why = graphs.look_at(hGraph, found); why != CUDA_SUCCESS) return why;
   const CUresult result = call.driver.cuGraphExecUpdate_v2(hGraphExec, hGraph, resultInfo);
   if (result == CUDA_SUCCESS) parts = keep(call, graphs.finish(hGraphExec, std::move(found)));
   return result;
@@ -403,8 +402,7 @@ CUresult handle_cuGraphExecChildGraphNodeSetParams(Call& call, CUgraphExec hGrap
                                                    std::span<const std::byte>& parts) {
   Graphs& graphs = session_of(call).graphs;
   Graphs::Found found;
-  if (childGraph)
-    if (CUresult why = graphs.look_at(childGraph, found); why != CUDA_SUCCESS) return why;
+  if (CUresult why = graphs.look_at(childGraph, found); why != CUDA_SUCCESS) return why;
   const CUresult result = call.driver.cuGraphExecChildGraphNodeSetParams(hGraphExec, hNode, childGraph);
   if (result == CUDA_SUCCESS) parts = keep(call, graphs.child_changed(hGraphExec, hNode, std::move(found)));
   return result;
