@@ -106,7 +106,6 @@ CUresult Mirrors::add(uint64_t address, Range range) {
   if (!buffer_) buffer_ = std::make_unique<PatchBuffer>(kFrameBytes);
   driver_.cuCtxGetCurrent(&range.context);
   bytes_ += range.bytes;
-  clean_ = 0;
   if (range.mirror) live_.fetch_add(1, std::memory_order_release);
   ranges_.emplace(address, std::move(range));
   return CUDA_SUCCESS;
@@ -165,7 +164,7 @@ CUresult Mirrors::map_managed(uint64_t address, uint64_t bytes, size_t device) {
   }
   const CUmemAccessDesc access{here, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
   if (result == CUDA_SUCCESS) result = driver_.cuMemSetAccess(address, bytes, &access, 1);
-  if (result == CUDA_SUCCESS) result = driver_.cuMemsetD8_v2(address, 0, bytes);
+  if (result == CUDA_SUCCESS) result = clear(address, bytes);
   if (result == CUDA_SUCCESS) {
     range.image.pin(driver_);  // refused: its copies are slower
     return add(address, std::move(range));
@@ -175,6 +174,14 @@ CUresult Mirrors::map_managed(uint64_t address, uint64_t bytes, size_t device) {
   if (range.physical) driver_.cuMemRelease(range.physical);
   driver_.cuMemAddressFree(reserved, reserved_bytes);
   return result;
+}
+
+// Not by a call that returns before it is done: the first collect() must find what the client has, too.
+CUresult Mirrors::clear(uint64_t address, uint64_t bytes) {
+  CUcontext context = nullptr;
+  driver_.cuCtxGetCurrent(&context);
+  const CUresult result = driver_.cuMemsetD8Async(address, 0, bytes, stream(context));
+  return result == CUDA_SUCCESS ? driver_.cuStreamSynchronize(stream(context)) : result;
 }
 
 CUresult Mirrors::share(uint64_t address, uint64_t bytes) {
@@ -224,6 +231,7 @@ CUresult Mirrors::adopt(uint64_t address, uint64_t bytes) {
   range.bytes = bytes;
   range.mirror = Mirror::make(reinterpret_cast<std::byte*>(address), address, bytes);
   if (!range.mirror || ranges_.size() >= kMirrors) return CUDA_ERROR_OUT_OF_MEMORY;
+  clean_ = 0;  // the client does not know what is in it
   return add(address, std::move(range));
 }
 

@@ -90,7 +90,9 @@ class Mirrors {
     bool managed() const { return physical != 0; }
   };
   CUresult check(uint64_t address, uint64_t bytes) const;
+  // What the client knows of a new range is what is in it.
   CUresult add(uint64_t address, Range range);
+  CUresult clear(uint64_t address, uint64_t bytes);
   void release(uint64_t address, Range& range);
   bool map_pages(uint64_t begin, uint64_t end);
   void unmap_pages(uint64_t begin, uint64_t end);
@@ -111,7 +113,7 @@ class Mirrors {
   std::map<uint64_t, uint32_t> edges_;  // pages at the ends of mapped ranges, which two may share: users
   std::map<CUcontext, CUstream> streams_;
   uint64_t bytes_ = 0;
-  uint64_t clean_ = 0;  // the work count up to which the client knows everything
+  uint64_t clean_ = 1;  // the work count up to which the client knows everything
   std::unique_ptr<PatchBuffer> buffer_;
 
   std::mutex elsewhere_;

@@ -52,15 +52,18 @@ bool synchronises(uint16_t opcode) {
   }
 }
 
-// Calls that give the device nothing to do.
-bool only_waits(uint16_t opcode) {
+// Calls that change no memory that the client has a copy of, or only as it knows.
+bool changes_nothing(uint16_t opcode) {
   switch (opcode) {
     case opcode::cuCtxSynchronize:
     case opcode::cuStreamSynchronize:
     case opcode::cuStreamQuery:
     case opcode::cuEventSynchronize:
     case opcode::cuEventQuery:
-    case opcode::cuEventElapsedTime_v2: return true;
+    case opcode::cuEventElapsedTime_v2:
+    case opcode::bfMirrorMap:
+    case opcode::bfMirrorUnmap:
+    case opcode::bfMirrorWrite: return true;
     default: return false;
   }
 }
@@ -187,7 +190,7 @@ void Session::run(const Frame& frame, Turn& turn) {
   calls_.fetch_add(1, std::memory_order_relaxed);
   outstanding_.fetch_add(1, std::memory_order_relaxed);
   if (mirrors.live()) {
-    if (!only_waits(call.opcode) && call.opcode != opcode::bfMirrorWrite) mirrors.note_work();
+    if (!changes_nothing(call.opcode)) mirrors.note_work();
     call.work_before = mirrors.work();
   }
   if (!entry->post) turn.pass();
@@ -209,7 +212,7 @@ void Session::finish(const Dispatch& entry, LaneCall& call) {
       if (config.prints) send_prints();
       pools.synchronised();
       // A call gave its work some time between its entry and now.
-      if (mirrors.live() && !only_waits(call.opcode)) mirrors.note_work();
+      if (mirrors.live() && !changes_nothing(call.opcode)) mirrors.note_work();
       if (mirrors.live() && call.result == CUDA_SUCCESS)
         mirrors.collect(call.opcode == opcode::cuCtxSynchronize && contexts.only_one() ? call.work_before : 0);
     }

@@ -270,4 +270,8 @@ std::vector<std::byte> random_bytes(size_t count, uint64_t seed) {
   return bytes;
 }
 
+bool same_bytes(std::span<const std::byte> one, std::span<const std::byte> other) {
+  return one.size() == other.size() && memcmp(one.data(), other.data(), one.size()) == 0;
+}
+
 }  // namespace bf::transport::test
