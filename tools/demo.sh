@@ -12,7 +12,7 @@ build=${BF_BUILD:-build}
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
 say "Building (the first time takes a few minutes)"
-cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo >/dev/null
+cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBF_PRECOMPILE=ON >/dev/null
 cmake --build "$build" -j "$jobs" --target bfserver bfworker bfrun bf bf_shim bf_softgpu program_bin_train_mlp | tail -n 1
 
 if nvidia-smi -L >/dev/null 2>&1; then gpus=() kind="this machine's own"; else gpus=(--software-gpus 2) kind="two software"; fi

@@ -17,13 +17,14 @@ require_cuda_toolkit
 
 jobs=$(nproc)
 failed=()
+configure() { cmake -S . -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBF_PRECOMPILE=ON "$@" >/dev/null; }
 # Clang takes half of GCC's time for code with sanitizers; and so both compilers see everything.
 sanitizing=(-DBF_FUZZ_SECONDS=10)
 ! command -v clang++-14 >/dev/null || sanitizing+=(-DCMAKE_CXX_COMPILER=clang++-14)
 stage() { echo "== $1 (after $SECONDS s) =="; }
 sanitized() {  # folder sanitizer labels [target ...]
   stage "$2: build"
-  cmake -S . -B "$1" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBF_SANITIZE="$2" "${sanitizing[@]}" >/dev/null
+  configure -B "$1" -DBF_SANITIZE="$2" "${sanitizing[@]}"
   cmake --build "$1" -j "$jobs" ${4:+--target "${@:4}"} | tail -n 1
   stage "$2: tests"
   if ctest --test-dir "$1" -j "$jobs" -L "$3" --output-on-failure --no-tests=error >"$1/tests.log"; then
@@ -43,7 +44,7 @@ sanitized build-tsan thread threads "${threaded[@]}"
 sanitized build-asan address,undefined '.*'
 
 stage "everything: build"
-cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBF_TESTS=programs >/dev/null
+configure -B build -DBF_TESTS=programs
 cmake --build build -j "$jobs" | tail -n 1
 stage "everything: tests"
 [ ${#failed[@]} -eq 0 ] || echo "FAILED under sanitizers: ${failed[*]} (the output is above)"

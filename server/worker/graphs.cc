@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <ranges>
 #include <set>
 
 #include "server/worker/session.h"
@@ -114,23 +113,24 @@ class Graphs::Walk {
       behind[h] = reach(before_, hosts[h]);
       ahead[h] = reach(after_, hosts[h]);
     }
+    const auto any_host = [&](const auto& is) {
+      for (size_t other = 0; other < hosts.size(); ++other)
+        if (is(other)) return true;
+      return false;
+    };
     for (size_t h = 0; h < hosts.size(); ++h) {
       std::vector<StagingRef> deliver, fetch;
       for (size_t p : behind[h]) {
         if (part_[p] == kNone || !found.parts[part_[p]].destination) continue;
         // A host function between the two delivers it already.
-        const bool earlier = std::ranges::any_of(std::views::iota(size_t{0}, hosts.size()), [&](size_t other) {
-          return other != h && behind[h].contains(hosts[other]) && behind[other].contains(p);
-        });
+        const bool earlier = any_host([&](size_t other) { return other != h && behind[h].contains(hosts[other]) && behind[other].contains(p); });
         if (earlier) continue;
         deliver.push_back(found.parts[part_[p]].destination);
         if (!(found.parts[part_[hosts[h]]].flags & GraphPart::kMaybeSkipped)) found.parts[part_[p]].flags |= GraphPart::kDelivered;
       }
       for (size_t p : ahead[h]) {
         if (part_[p] == kNone || !found.parts[part_[p]].source) continue;
-        const bool later = std::ranges::any_of(std::views::iota(size_t{0}, hosts.size()), [&](size_t other) {
-          return other != h && ahead[h].contains(hosts[other]) && ahead[other].contains(p);
-        });
+        const bool later = any_host([&](size_t other) { return other != h && ahead[h].contains(hosts[other]) && ahead[other].contains(p); });
         if (!later) fetch.push_back(found.parts[part_[p]].source);
       }
       Part& part = found.parts[part_[hosts[h]]];
