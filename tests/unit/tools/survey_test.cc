@@ -4,6 +4,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include <cstdio>
 #include <thread>
 
 namespace bf::tools {
@@ -62,8 +63,9 @@ TEST(Survey, DeadServersCostNothingOnceTheRestWillDo) {
   auto start = Clock::now();
   auto answers = survey(servers, 5s, [](const std::vector<Answer>& so_far) { return so_far.size() >= 22; });
   auto took = Clock::now() - start;
+  printf("25 servers, 3 of them dead, the slowest answer after 500 ms: %.0f ms\n", std::chrono::duration<double, std::milli>(took).count());
   EXPECT_GE(took, 500ms);
-  EXPECT_LT(took, 1.2 * 500ms + 20ms) << std::chrono::duration_cast<std::chrono::milliseconds>(took).count();
+  EXPECT_LT(took, 1.2 * 500ms + 20ms);
   ASSERT_EQ(answers.size(), 25u);
   for (int i = 0; i < 25; i++) {
     EXPECT_EQ(answers[size_t(i)].status.ok(), i % 8 != 3) << i;
