@@ -8,7 +8,7 @@ from link import Namespace
 
 
 class Here:
-    """Stands for a host where namespaces cannot be made: this one, at its loopback address."""
+    """Stands for a host where none can be made: this one, at its loopback address."""
 
     address = "127.0.0.1"
 
@@ -28,7 +28,7 @@ class Host(Namespace):
 
 @contextlib.contextmanager
 def lan(count):
-    """`count` hosts. PermissionError where namespaces cannot be made."""
+    """`count` hosts. OSError where they cannot be made."""
     with contextlib.ExitStack() as made:
 
         def keep(namespace):
@@ -60,7 +60,7 @@ def lan_or_loopback(count):
     with contextlib.ExitStack() as made:
         try:
             hosts = made.enter_context(lan(count))
-        except PermissionError as error:
+        except OSError as error:
             print(f"over loopback, without a network: {error}", flush=True)
             hosts = [Here()] * count
         yield hosts

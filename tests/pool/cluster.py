@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Three servers that run their pool's etcd themselves: made, joined, one lost and back, left; what one is told all know; limits
+"""Three servers that run their pool's etcd themselves: made, joined, one lost and back, left, one gone for good; what one is told all know; limits
 count over all of them; a backup replaces everything everywhere."""
 
 import os
@@ -119,4 +119,17 @@ with tempfile.TemporaryDirectory() as folder:
         check(came, f"and it still knows the tokens, by itself {how}")
         behind = [name for name in ("etcd", "cluster.json") if (gpu3.folder / "state" / name).exists()]
         check(not behind, f"nothing of etcd stays behind {behind}")
+
+        # It joins again as a new server does, and another is gone for good.
+        joined = gpu3.bf("cluster", "join", gpu1.address, *address(3))
+        check(joined[0] == 0 and "run its etcd" in joined[1], f"gpu3 joins again {joined}")
+        full, ill, seconds = pool.until(lambda: ill_members(gpu1), lambda ill: not ill)
+        check(full, f"and runs a member of etcd, {seconds:.1f} s later {ill}")
+        gpu2.kill()
+        gone = gpu1.bf("cluster", "leave", "gpu2")
+        check(gone == (0, "gpu2 has left the pool.\n", ""), f"gpu2 is gone for good {gone}")
+        full, status, seconds = pool.until(gpu1.status, lambda status: [member["well"] for member in status["etcd"]] == [True, True] and len(status["servers"]) == 2)
+        check(full, f"gpu1 and gpu3 are the pool, {seconds:.1f} s later {status if not full else ''}")
+        came, how = borrows(gpu3, alice, "-p", "1")
+        check(came, f"all that alice may hold is free {how}")
 finish(check)

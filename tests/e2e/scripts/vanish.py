@@ -2,6 +2,7 @@
 """A client host that vanishes - its cable is pulled, nothing is said - loses its leases within 30 s. In network namespaces, so
 this also runs a program over a network that is not loopback, where sessions are encrypted by default. Needs root."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -39,11 +40,11 @@ def vanish(folder, near, far):
         client.wait()
 
 
-with tempfile.TemporaryDirectory() as folder:
+with contextlib.ExitStack() as network:
     try:
-        with lan(2) as (near, far):
-            vanish(folder, near, far)
-    except PermissionError as error:
+        near, far = network.enter_context(lan(2))
+    except OSError as error:
         print(f"skipped: {error}")
         sys.exit(77)
+    vanish(network.enter_context(tempfile.TemporaryDirectory()), near, far)
 finish(check)
