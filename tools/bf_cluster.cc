@@ -13,7 +13,8 @@ namespace {
 using nlohmann::json;
 
 constexpr auto kStartTime = std::chrono::milliseconds(60'000);  // etcd may have to be started
-constexpr auto kTurnTime = std::chrono::minutes(1);            // until the server that joins before this one is ready
+constexpr auto kJoinTime = std::chrono::minutes(1);            // until the server that joins before this one is ready
+constexpr auto kLeaveTime = std::chrono::seconds(15);          // until members that have just started count
 constexpr uint16_t kEtcdPort = 56002;
 
 struct ClusterOptions {
@@ -36,10 +37,25 @@ Result<std::string> file_text(const std::string& path) {
   return text.str();
 }
 
-Result<json> ask_own(const ClusterOptions& options, const std::vector<std::string>& words, const std::string& payload = {}) {
+// The server that the command is about.
+Result<Answer> own_server(const ClusterOptions& options) {
   auto servers = reachable(or_own(options.where));
-  if (servers.size() != 1) return Status{StatusCode::kInvalid, "this is said to one server, by default that of this machine"};
-  return ask(servers[0], words, payload, kStartTime);
+  if (servers.empty()) return Status{StatusCode::kUnavailable, "no server answers"};
+  if (servers.size() > 1) return Status{StatusCode::kInvalid, "this is said to one server, by default that of this machine"};
+  return servers[0];
+}
+
+Result<json> ask_own(const ClusterOptions& options, const std::vector<std::string>& words, const std::string& payload = {}) {
+  auto server = own_server(options);
+  return server.ok() ? ask(*server, words, payload, kStartTime) : server.status();
+}
+
+// Until the server can do it, or `time` is over.
+Result<json> insist(std::chrono::seconds time, const std::function<Result<json>()>& question) {
+  for (const auto end = std::chrono::steady_clock::now() + time;; std::this_thread::sleep_for(std::chrono::seconds(1))) {
+    auto answer = question();
+    if (answer.ok() || answer.status().code() != StatusCode::kExhausted || std::chrono::steady_clock::now() > end) return answer;
+  }
 }
 
 int report(const Result<json>& answer, const std::function<std::string(const json&)>& text) {
@@ -72,13 +88,13 @@ int init(const ClusterOptions& options) {
 
 // The pool says what to know, and this machine's server does the rest.
 int join(const ClusterOptions& options) {
-  auto own = reachable(or_own(options.where));
-  if (own.size() != 1) return complain("this is said to one server, by default that of this machine"), kFailed;
+  auto own = own_server(options);
+  if (!own.ok()) return complain(own.status().message()), kFailed;
   ServerOptions pool;
   pool.servers = {options.pool_server};
   auto there = reachable(pool);
   if (there.empty()) return kFailed;
-  const std::string name = own[0].list.server_name;
+  const std::string name = own->list.server_name;
   transport::Address address{name, kEtcdPort, {}};
   if (!options.address.empty()) {
     auto parsed = transport::parse_address(options.address, kEtcdPort);
@@ -87,18 +103,14 @@ int join(const ClusterOptions& options) {
   }
   transport::Address peer = address;
   peer.port++;
-  auto invite = [&] { return ask(there[0], {"cluster", "invite", name, options.no_etcd ? "" : "https://" + peer.to_string()}, {}, kStartTime); };
-  auto invitation = invite();
-  for (const auto end = std::chrono::steady_clock::now() + kTurnTime;
-       !invitation.ok() && invitation.status().code() == StatusCode::kExhausted && std::chrono::steady_clock::now() < end;) {
-    std::this_thread::sleep_for(std::chrono::seconds(1));
-    invitation = invite();
-  }
+  auto invitation = insist(kJoinTime, [&] {
+    return ask(there[0], {"cluster", "invite", name, options.no_etcd ? "" : "https://" + peer.to_string()}, {}, kStartTime);
+  });
   if (!invitation.ok()) return complain(invitation.status().message()), kFailed;
   (*invitation)["name"] = name;
   (*invitation)["host"] = address.host;
   (*invitation)["port"] = address.port;
-  return report(ask(own[0], {"cluster", "join"}, invitation->dump(), kStartTime), [](const json& answer) {
+  return report(ask(*own, {"cluster", "join"}, invitation->dump(), kStartTime), [](const json& answer) {
     return std::string("This server is part of the pool") + (answer.value("member", false) ? ", and one of those that run its etcd." : ".");
   });
 }
@@ -106,7 +118,7 @@ int join(const ClusterOptions& options) {
 int leave(const ClusterOptions& options) {
   std::vector<std::string> words = {"cluster", "leave"};
   if (!options.name.empty()) words = {"cluster", "dismiss", options.name};
-  return report(ask_own(options, words), [](const json& answer) {
+  return report(insist(kLeaveTime, [&] { return ask_own(options, words); }), [](const json& answer) {
     std::string note = printable(answer.value("note", ""));
     return printable(answer.value("left", "")) + " has left the pool." + (note.empty() ? "" : "\n" + note);
   });

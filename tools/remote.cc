@@ -103,6 +103,17 @@ bool is_own_dev_server(const transport::Address& server, const Status& why) {
          (peer.uid == 0 || peer.uid == ::geteuid());
 }
 
+// Text on the wire is made to fit, which is good enough for what people read, and wrong for what a command means.
+Status check_words(const std::vector<std::string>& words) {
+  for (auto& word : words) {
+    auto arrives = control::decode_ManageRequest(control::as_bytes(control::encode_ManageRequest({{word}})));
+    if (!arrives.ok() || arrives->words != std::vector{word})
+      return {StatusCode::kInvalid, "'" + printable(word.substr(0, 40)) + "...' is no word for a command: it may have " +
+                                        std::to_string(control::kNameBytes) + " bytes, in UTF-8"};
+  }
+  return {};
+}
+
 }  // namespace
 
 Status Remote::authenticate(const Token& token, control::Deadline deadline) {
@@ -116,24 +127,27 @@ Status Remote::authenticate(const Token& token, control::Deadline deadline) {
 
 Result<std::unique_ptr<Remote>> Remote::open(const transport::Address& server, control::Deadline deadline) {
   auto dial = [&] {
-    return transport::dial(server, std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now()));
+    auto socket = transport::dial(server, std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now()));
+    if (socket.ok() && server.unix_name.empty()) keep_alive(socket->get());
+    return socket;
+  };
+  auto plain = [&](Fd socket) {
+    const int fd = socket.get();
+    return std::unique_ptr<Remote>(new Remote(server, std::move(socket), std::make_unique<control::SocketWire>(fd)));
   };
   auto named = [&](const Status& why) { return Status{why.code(), server.to_string() + ": " + why.message()}; };
   auto socket = dial();
   if (!socket.ok()) return socket.status();
-  int fd = socket->get();
-  if (server.unix_name.empty()) keep_alive(fd);
+  if (!server.unix_name.empty()) return plain(std::move(*socket));
   auto token = find_token();
   if (!token.ok()) return token.status();
-  if (!*token || !server.unix_name.empty())
-    return std::unique_ptr<Remote>(new Remote(server, std::move(*socket), std::make_unique<control::SocketWire>(fd)));
-  auto wire = secure(fd, (*token)->pin, deadline);
+  if (!*token) return plain(std::move(*socket));
+  auto wire = secure(socket->get(), (*token)->pin, deadline);
   if (!wire.ok()) {
     if (!is_own_dev_server(server, wire.status())) return named(wire.status());
     socket = dial();
     if (!socket.ok()) return socket.status();
-    fd = socket->get();
-    return std::unique_ptr<Remote>(new Remote(server, std::move(*socket), std::make_unique<control::SocketWire>(fd)));
+    return plain(std::move(*socket));
   }
   std::unique_ptr<Remote> remote(new Remote(server, std::move(*socket), std::move(*wire)));
   if (Status known = remote->authenticate(**token, deadline); !known.ok()) return named(known);
@@ -145,6 +159,7 @@ Result<std::string> Remote::ask(Opcode opcode, std::string_view body, control::D
 }
 
 Result<std::string> Remote::manage(const std::vector<std::string>& words, control::Deadline deadline, std::string_view file) {
+  BF_RETURN_IF_ERROR(check_words(words));
   auto frame = control::exchange(*wire_, Opcode::kManage, control::encode_ManageRequest({words}), deadline, file);
   if (!frame.ok()) return frame.status();
   if (frame->opcode != Opcode::kManage)

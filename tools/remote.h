@@ -22,7 +22,7 @@ class Remote {
 
   // One request; returns the body of its reply.
   Result<std::string> ask(Opcode opcode, std::string_view body, control::Deadline deadline);
-  // A command of manage.cc, and the file that goes with it; returns its JSON.
+  // A command of manage.cc, and the file that goes with it; returns its JSON. Sends nothing that would arrive changed.
   Result<std::string> manage(const std::vector<std::string>& words, control::Deadline deadline, std::string_view file = {});
   // The reason that the server gave before it hung up; empty if it gave none.
   std::string last_words();

@@ -227,19 +227,24 @@ void Daemon::join_cluster(const std::string& invitation, Answer answer) {
                         });
 }
 
-// Always possible; what the others could not be told, the answer says.
+// Not while the others' etcd lives by this server's member; without a majority always, and the answer says what they could not be told.
 void Daemon::leave_cluster(Answer answer) {
   const std::string own = cluster_->member ? cluster_->member->peer_url() : "", name = describe().server_name;
   managed_->ask<Status>(
       [own](PoolBooks& books) -> Status {
-        books.leave();
-        if (own.empty()) return {};
+        if (Status majority = books.refresh(); !majority.ok()) return majority;
         auto members = books.etcd().members();
         if (!members.ok()) return members.status();
         const Etcd::Member* member = member_at(*members, own);
-        return member == nullptr || members->size() == 1 ? ok_status() : books.etcd().remove_member(member->id);
+        Status removed = member == nullptr || members->size() == 1 ? ok_status() : books.etcd().remove_member(member->id);
+        if (!removed.ok())
+          return {StatusCode::kExhausted, "etcd would have no majority without this server's member (" + removed.message() +
+                                              "): start the other servers' members, or take out who is gone for good with bf cluster leave NAME"};
+        books.leave();
+        return {};
       },
       [this, answer, name](Status told) {
+        if (told.code() == StatusCode::kExhausted) return answer(told, {});
         stop_managed();
         log::info("this server has left the pool, and keeps a copy of its tokens and limits");
         audit_.write("cluster-leave", {});
@@ -257,7 +262,10 @@ void Daemon::dismiss(const std::string& name, Answer answer) {
         auto members = books.etcd().members();
         if (!members.ok()) return members.status();
         for (auto& member : *members)
-          if (member.name == name) return books.etcd().remove_member(member.id);
+          if (member.name == name) {
+            Status removed = books.etcd().remove_member(member.id);
+            return removed.code() == StatusCode::kUnavailable ? Status{StatusCode::kExhausted, removed.message()} : removed;
+          }
         return {StatusCode::kInvalid, "etcd has no member '" + name + "'; a server without one is forgotten by itself when it is gone"};
       },
       [this, answer, name](Status removed) {

@@ -119,6 +119,10 @@ std::vector<Etcd::Member> members_of(const json& answer) {
   return members;
 }
 
+constexpr std::string_view kSays = "etcd: ";  // before what etcd itself gave as its reason
+
+bool says_why(const Status& failure) { return failure.message().starts_with(kSays); }
+
 struct Receiver {
   std::string body;
   const std::atomic<bool>& stopped;
@@ -255,7 +259,8 @@ Result<json> Etcd::call(const char* function, const json& request) {
       last_good_ = which;
       return answer;
     }
-    failure = answer.status();
+    // What a member says tells more than that another cannot be reached.
+    if (!says_why(failure)) failure = answer.status();
   }
   last_good_ = (last_good_ + 1) % access_.endpoints.size();
   return failure;
@@ -294,7 +299,7 @@ Result<json> Etcd::call_at(const std::string& endpoint, const char* function, co
   std::string message = text(answer, "message").empty() ? text(answer, "error") : text(answer, "message");
   bool later = code == kCancelled || code == kDeadlineExceeded || code == kGrpcUnavailable;
   return Status{code == kNotFound ? StatusCode::kDenied : later ? StatusCode::kUnavailable : StatusCode::kInvalid,
-                "etcd: " + (message.empty() ? "it refuses, and does not say why" : message)};
+                std::string(kSays) + (message.empty() ? "it refuses, and does not say why" : message)};
 }
 
 }  // namespace bf::daemon

@@ -15,6 +15,7 @@ using nlohmann::json;
 using Clock = EventLoop::Clock;
 
 constexpr size_t kTokens = 10'000;
+constexpr size_t kTokenNameBytes = 64;
 constexpr size_t kHistory = 1000;
 
 int64_t seconds(Clock::duration time) { return std::chrono::duration_cast<std::chrono::seconds>(time).count(); }
@@ -222,7 +223,9 @@ Status Daemon::run_token_command(const std::vector<std::string>& words, std::str
     token.created = ::time(nullptr);
     token.expires = atoll(words[5].c_str());
     token.admin = words[6] == "1";
-    if (name.empty() || name.size() > 64 || token.id.size() != 16 || token.hash.size() != 32 || store_->token(token.id) != nullptr)
+    if (name.empty() || name.size() > kTokenNameBytes)
+      return {StatusCode::kInvalid, fmt::format("a token's name has 1 to {} bytes, and this one has {}", kTokenNameBytes, name.size())};
+    if (token.id.size() != 16 || token.hash.size() != 32 || store_->token(token.id) != nullptr)
       return {StatusCode::kInvalid, "this is not a token"};
     log::info("token '{}' made", name);
     audit_.write("token-made", {{"token", name}});

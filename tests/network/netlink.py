@@ -1,5 +1,5 @@
-"""Just enough rtnetlink to build the test link where no iproute2 is installed: a veth pair between two network namespaces,
-addresses, links up, and a token bucket (tbf) on an end. Every function acts in the caller's own namespace."""
+"""Just enough rtnetlink to build test networks where no iproute2 is installed: veth pairs between network namespaces, a bridge,
+addresses, links up and down, and a token bucket (tbf) on an end. Every function acts in the caller's own namespace."""
 
 import os
 import socket
@@ -8,7 +8,7 @@ import struct
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE, NLM_F_REPLACE = 1, 4, 0x200, 0x400, 0x100
 RTM_NEWLINK, RTM_NEWADDR, RTM_NEWQDISC = 16, 20, 36
 NLMSG_ERROR = 2
-IFLA_IFNAME, IFLA_LINKINFO, IFLA_NET_NS_PID = 3, 18, 19
+IFLA_IFNAME, IFLA_MASTER, IFLA_LINKINFO, IFLA_NET_NS_PID = 3, 10, 18, 19
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 TCA_KIND, TCA_OPTIONS = 1, 2
@@ -49,8 +49,21 @@ def add_veth(name, peer, peer_pid):
     request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, link_body() + attribute(IFLA_IFNAME, name) + attribute(IFLA_LINKINFO, info))
 
 
+def add_bridge(name):
+    info = attribute(IFLA_INFO_KIND, b"bridge")
+    request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, link_body() + attribute(IFLA_IFNAME, name) + attribute(IFLA_LINKINFO, info))
+
+
+def plug_in(name, bridge):
+    request(RTM_NEWLINK, 0, link_body(socket.if_nametoindex(name)) + attribute(IFLA_MASTER, socket.if_nametoindex(bridge)))
+
+
 def set_up(name):
     request(RTM_NEWLINK, 0, link_body(socket.if_nametoindex(name), IFF_UP, IFF_UP))
+
+
+def set_down(name):
+    request(RTM_NEWLINK, 0, link_body(socket.if_nametoindex(name), 0, IFF_UP))
 
 
 def add_address(name, address, prefix_bits):

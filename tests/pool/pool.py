@@ -1,17 +1,22 @@
-"""What the tests of a managed pool share: an etcd of three members, and servers that agree in it."""
+"""What the tests of a managed pool share: an etcd of three members, and servers that agree in it. Both may lie on hosts of a test
+network (tests/network/lan.py)."""
 
 import atexit
+import contextlib
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "e2e"))
+TESTS = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TESTS / "e2e"), str(TESTS / "network")]
 import harness  # noqa: E402
+from lan import Here  # noqa: E402
 
 ETCD = shutil.which("etcd")
 
@@ -23,43 +28,48 @@ def need_etcd():
         sys.exit(77)
 
 
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-def free_pair():
-    """A free port whose next is free, too."""
+def free_port(neighbours=0):
+    """A free port whose next `neighbours` are free, too; one that the kernel takes for no outgoing connection, so that it is still
+    free when a server comes back to it."""
+    outgoing = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
+        port = random.randrange(10_000, outgoing - neighbours if outgoing > 20_000 else 60_000)
+        with contextlib.ExitStack() as probes:
             try:
-                second.bind(("127.0.0.1", port + 1))
+                for i in range(neighbours + 1):
+                    probes.enter_context(socket.socket()).bind(("127.0.0.1", port + i))
                 return port
-            except (OSError, OverflowError):
+            except OSError:
                 pass
 
 
-class Etcd:
-    """Three members on loopback ports, in `folder`; they go away with the test."""
+def until(question, good, seconds=60, interval=0.3):
+    """Asks until the answer is good; returns whether it became so in time, the last answer, and how long it took. Where a test waits
+    for something that has no promised time, a loaded machine gets plenty of it."""
+    answers = []
 
-    def __init__(self, folder, members=3):
-        self.folder = pathlib.Path(folder)
-        ports = free_ports(2 * members)
-        self.urls = [f"http://127.0.0.1:{port}" for port in ports[:members]]
-        self.peers = [f"http://127.0.0.1:{port}" for port in ports[members:]]
-        self.processes = [None] * members
+    def answered():
+        answers[:] = [question()]
+        return good(answers[0])
+
+    done, took = harness.wait_for(answered, seconds, interval)
+    return done, answers[0], took
+
+
+class Etcd:
+    """One member on each of three hosts, in `folder`; they go away with the test."""
+
+    def __init__(self, folder, hosts=(Here(), Here(), Here())):
+        self.folder, self.hosts = pathlib.Path(folder), hosts
+        ports = [free_port(1) for _ in hosts]
+        self.urls = [f"http://{host.address}:{port}" for host, port in zip(hosts, ports)]
+        self.peers = [f"http://{host.address}:{port + 1}" for host, port in zip(hosts, ports)]
+        self.processes = [None] * len(hosts)
         atexit.register(self.stop_all)
 
     def start(self, which):
         members = ",".join(f"m{i}={peer}" for i, peer in enumerate(self.peers))
-        with open(self.folder / f"etcd{which}.log", "ab") as log:
+        with open(self.log_path(which), "ab") as log, self.hosts[which].inside():
             self.processes[which] = subprocess.Popen(
                 [ETCD, "--name", f"m{which}", "--data-dir", str(self.folder / f"m{which}"), "--listen-client-urls", self.urls[which],
                  "--advertise-client-urls", self.urls[which], "--listen-peer-urls", self.peers[which],
@@ -80,22 +90,29 @@ class Etcd:
         for which in range(len(self.processes)):
             self.stop(which)
 
+    def log_path(self, which):
+        return self.folder / f"etcd{which}.log"
+
+    def log_text(self, lines):
+        return "\n".join(f"--- etcd {which}\n" + "\n".join(self.log_path(which).read_text(errors="replace").splitlines()[-lines:])
+                         for which in range(len(self.processes)))
+
 
 class Server(harness.PoolServer):
-    """A server whose state outlives it: start() again finds what stop() or kill() left. The first one of a pool makes a
-    token for the tests; the others know it once they have joined."""
+    """A server whose state outlives it: start() again finds what stop() or kill() left."""
 
-    def __init__(self, build, folder, name, first=False, extra=(), **settings):
+    def __init__(self, build, folder, name, host=Here(), extra=(), **settings):
         folder = pathlib.Path(folder) / name
         folder.mkdir()
-        super().__init__(build, folder, extra=["--server-name", name, *extra], **settings)
-        self.name, self.first = name, first
+        super().__init__(build, folder, host.address, extra=["--server-name", name, *extra], **settings)
+        self.name, self.at = name, host
         self.audit = folder / "state/audit.log"
-        self.port = free_ports(1)[0]
+        self.port = free_port()
 
     def start(self):
-        self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
-                                        env=harness.clean_environment(), start_new_session=True)
+        with self.at.inside():
+            self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
+                                            env=harness.clean_environment(), start_new_session=True)
 
     def ready(self, seconds=60):
         """True once it answers over its own socket."""
@@ -105,20 +122,31 @@ class Server(harness.PoolServer):
         self.process.kill()
         self.process.wait()
 
-    def bf(self, *words, timeout=90):
+    def bf(self, *words, timeout=180):
         """Runs bf on this server, as its administrator: status, standard output, standard error."""
-        done = subprocess.run([str(self.build.bin / "bf"), *words, "--server", f"unix:backfield.{self.port}"], env=harness.clean_environment(),
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
+        with self.at.inside():
+            done = subprocess.run([str(self.build.bin / "bf"), *words, "--server", f"unix:backfield.{self.port}"], env=harness.clean_environment(),
+                                  stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
         return done.returncode, done.stdout, done.stderr
 
+    def told(self, *words):
+        """What `bf ... --json` says; if nothing, why."""
+        _, text, error = self.bf(*words, "--json")
+        return json.loads(text) if text else {"error": error}
+
     def status(self):
-        done = self.bf("cluster", "status", "--json")
-        return json.loads(done[1]) if done[1] else {}
+        return {"servers": [], "etcd": [], **self.told("cluster", "status")}
 
     def claims(self):
         """How many leases etcd holds, of all servers; -1 if it does not say."""
         status = self.status()
         return sum(one["leases"] for one in status["servers"]) if status.get("majority") else -1
+
+    def unfree(self):
+        """The GPUs of which some memory is taken; what went wrong, if it does not say."""
+        told = self.told("list")
+        gpus = [gpu for one in told.get("servers", []) for gpu in one.get("gpus", [])]
+        return [gpu for gpu in gpus if gpu["free_mib"] != gpu["memory_mib"]] if gpus else [told]
 
 
 def use_token(server, name, *options):
@@ -131,9 +159,26 @@ def use_token(server, name, *options):
     return path
 
 
-def make_pool(build, folder, count, init, join=(), extra=(), **settings):
-    """`count` servers, the first of which makes the pool with `bf cluster init *init(0)`; the others join with join(i)."""
-    servers = [Server(build, folder, f"gpu{i + 1}", first=i == 0, extra=extra, **settings) for i in range(count)]
+@contextlib.contextmanager
+def explained(check, servers, etcd=None):
+    """Ends the servers at the end, and prints what they said if anything went wrong."""
+    try:
+        yield
+    except BaseException:
+        check.failed += 1
+        raise
+    finally:
+        for server in servers:
+            server.stop()
+        if check.failed:
+            for server in servers:
+                print(f"--- {server.name}\n{server.log_text(60)}")
+            print(etcd.log_text(20) if etcd else "", flush=True)
+
+
+def make_pool(build, folder, hosts, init, join=(), extra=(), **settings):
+    """A server on each host; the first makes the pool with `bf cluster init *init(0)`, the others join with join(i)."""
+    servers = [Server(build, folder, f"gpu{i + 1}", host, extra=extra, **settings) for i, host in enumerate(hosts)]
     for server in servers:
         server.start()
         atexit.register(server.stop)

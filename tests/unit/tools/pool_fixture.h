@@ -9,6 +9,7 @@
 
 #include "tests/unit/daemon/test_server.h"
 #include "tests/unit/tools/run_tool.h"
+#include "tools/remote.h"
 
 namespace bf::test {
 
@@ -20,6 +21,7 @@ class Pool : public testing::Test {
     start({});
   }
   void TearDown() override {
+    unsetenv("BF_TOKEN_FILE");
     server_.reset();
     [[maybe_unused]] int done = system(("rm -r " + folder_).c_str());
   }
@@ -48,6 +50,34 @@ class Pool : public testing::Test {
     return run_tool(words, {"BF_TOKEN_FILE=" + token});
   }
 
+  // --- the same without the tools
+  // A connection with this token.
+  std::unique_ptr<tools::Remote> connect(const std::string& token) {
+    setenv("BF_TOKEN_FILE", token.c_str(), 1);
+    auto remote = tools::Remote::open(server_->tcp(), control::deadline_in(kPatience));
+    EXPECT_TRUE(remote.ok()) << remote.status().message();
+    return remote.ok() ? std::move(*remote) : nullptr;
+  }
+  // `memory_mib` on each; 0: whole GPUs.
+  static control::ReserveReply reserve(tools::Remote& remote, uint32_t gpus = 1, uint64_t memory_mib = 100) {
+    control::LeaseRequest wish;
+    wish.gpus = gpus;
+    wish.memory_bytes = memory_mib * kMiB;
+    return control::decode_ReserveReply(control::as_bytes(remote.ask(Opcode::kReserve, control::encode_LeaseRequest(wish), control::deadline_in(kPatience)).value())).value();
+  }
+  static control::LeaseReply commit(tools::Remote& remote, const std::string& reservation) {
+    return control::decode_LeaseReply(control::as_bytes(remote.ask(Opcode::kLease, control::encode_CommitRequest({reservation}), control::deadline_in(kPatience)).value())).value();
+  }
+  static control::AttachRequest wish_for(const control::LeaseReply& lease) {
+    control::AttachRequest request;
+    request.protocol = control::kProtocolVersion;
+    request.lease_id = lease.lease_id;
+    request.program = "echo";
+    request.transport = "tcp";
+    return request;
+  }
+
+  static constexpr auto kPatience = std::chrono::seconds(10);
   std::string folder_;
   std::unique_ptr<Server> server_;
 };

@@ -45,6 +45,15 @@ TEST_F(Pool, ATokenOpensIt) {
   EXPECT_EQ(with(alice, {"bfrun", "-m", "100", "sh", "-c", "echo $BF_ENCRYPT"}).out, "1\n") << "and the token is still known";
 }
 
+// "bf token create NAME > FILE" has emptied the file before bf looks into it.
+TEST_F(Pool, OnTheServerItselfNoTokenIsLookedAt) {
+  const std::string empty = folder_ + "/empty";
+  std::ofstream(empty).close();
+  auto made = run_tool({"bf", "token", "create", "boss", "--admin", "--server", server_->unix_socket().to_string()}, {"BF_TOKEN_FILE=" + empty});
+  EXPECT_EQ(made.status, 0) << made.err;
+  EXPECT_NE(made.out.find("backfield1."), std::string::npos);
+}
+
 TEST_F(Pool, TokensAreDisabledRotatedAndExpire) {
   std::string alice = token_file("alice"), brief = token_file("brief", {"--expires", "1s"});
   EXPECT_EQ(admin({"token", "create", "alice"}).status, 1) << "there is one";
@@ -129,6 +138,23 @@ TEST_F(Pool, LimitsAreEnforcedWithTheirArithmetic) {
   ASSERT_EQ(admin({"limit", "set", "group:lab", "--leases", "2"}).status, 0);
   EXPECT_NE(with(alice, {"bf", "request", "-p", "0.1", "--timeout", "0"}).err.find("group 'lab' is 2 leases"), std::string::npos);
   EXPECT_NE(admin({"limit", "list"}).out.find("group:lab"), std::string::npos);
+}
+
+TEST_F(Pool, WhatDoesNotFitIsRefusedAndNotCut) {
+  const std::string fits(control::kNameBytes - 7, 'x'), longer = fits + "x";  // behind "client:"
+  EXPECT_EQ(admin({"limit", "set", "client:" + fits, "--gpus", "1"}).status, 0);
+  auto cut = admin({"limit", "set", "client:" + longer, "--gpus", "2"});
+  EXPECT_EQ(cut.status, 1);
+  EXPECT_NE(cut.err.find("'client:xxx"), std::string::npos) << cut.err;
+  EXPECT_NE(cut.err.find("256 bytes"), std::string::npos) << cut.err;
+  EXPECT_EQ(admin({"limit", "set", "client:\xff", "--gpus", "3"}).status, 1) << "would arrive as another name";
+  EXPECT_EQ(admin({"limit", "remove", "client:" + longer}).status, 1);
+  auto listed = nlohmann::json::parse(admin({"limit", "list", "--json"}).out)["limits"];
+  ASSERT_EQ(listed.size(), 1u);
+  EXPECT_EQ(listed[0]["gpus"], 1) << "nobody else's limit was touched";
+  auto name = admin({"token", "create", std::string(65, 'x')});
+  EXPECT_EQ(name.status, 1);
+  EXPECT_NE(name.err.find("1 to 64 bytes, and this one has 65"), std::string::npos) << name.err;
 }
 
 TEST_F(Pool, ADrainedServerLendsNothingNew) {
