@@ -131,7 +131,10 @@ CUresult handle_cuMemAddressFree(CUdeviceptr ptr, size_t size) noexcept {
 CUresult handle_cuMemRetainAllocationHandle(CUmemGenericAllocationHandle* handle, void* addr) noexcept {
   auto range = state().ranges.find(value_of(addr));
   if (!handle || !range || range->kind != Range::Kind::kDevice) return CUDA_ERROR_INVALID_VALUE;
-  return remote_cuMemRetainAllocationHandle(handle, addr);
+  CUmemGenericAllocationHandle made = 0;
+  CUresult result = remote_cuMemRetainAllocationHandle(&made, addr);
+  if (result == CUDA_SUCCESS) *handle = made;
+  return result;
 }
 
 }  // namespace bf::client

@@ -42,10 +42,11 @@ Loaded load() {
     return loaded;
   }
   loaded.verbs.ibv_reg_dmabuf_mr = reinterpret_cast<decltype(&::ibv_reg_dmabuf_mr)>(dlsym(verbs, "ibv_reg_dmabuf_mr"));
-  // Refused if the program itself registered memory before; our own rings stay out of children in any case.
-  loaded.verbs.ibv_fork_init();
   auto is_initialized = reinterpret_cast<decltype(&::ibv_is_fork_initialized)>(dlsym(verbs, "ibv_is_fork_initialized"));
   loaded.verbs.forks_copy = is_initialized && is_initialized() == IBV_FORK_UNNEEDED;
+  // Not where the kernel copies: there it would take all that is registered away from children (measured, rdma-core 44).
+  // Refused if the program itself registered memory before; our own rings stay out of children in any case.
+  if (!loaded.verbs.forks_copy) loaded.verbs.ibv_fork_init();
   return loaded;
 }
 

@@ -169,7 +169,7 @@ Status Daemon::open_listener(const std::string& text) {
 }
 
 Status Daemon::add_listener(Fd socket, bool local) {
-  auto listener = std::make_unique<Listener>(std::move(socket), local);
+  auto listener = std::make_unique<Listener>(Listener{std::move(socket), local});
   Listener* raw = listener.get();
   listeners_.push_back(std::move(listener));
   return loop_.watch(raw->socket.get(), EPOLLIN, [this, raw](uint32_t) { accept_some(*raw); });

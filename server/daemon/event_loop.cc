@@ -78,7 +78,8 @@ void EventLoop::run() {
   while (!stopped_) {
     int ready = ::epoll_wait(epoll_.get(), events, 256, next_timeout_ms());
     for (int i = 0; i < ready && !stopped_; i++) {
-      auto found = handlers_.find(events[i].data.u64);
+      const uint64_t id = events[i].data.u64;  // a copy: the kernel packs its events
+      auto found = handlers_.find(id);
       if (found == handlers_.end()) continue;
       auto handler = found->second;  // keeps it alive when it forgets itself
       (*handler)(events[i].events);

@@ -2,6 +2,8 @@
 // weights with 8 bits of fraction, integers are normalised unless read as integers.
 #include "softgpu/driver/texture.h"
 
+#include <immintrin.h>
+
 #include <cmath>
 #include <cstring>
 
@@ -103,11 +105,7 @@ CUresult resolve(const CUDA_RESOURCE_DESC& resource, Texture* texture) {
   return inside && volume.width && volume.height ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
-float half_to_float(uint16_t bits) {
-  _Float16 half;
-  memcpy(&half, &bits, sizeof half);
-  return float(half);
-}
+[[gnu::target("f16c")]] float half_to_float(uint16_t bits) { return _cvtsh_ss(bits); }
 
 // One texel as four floats, or four integers as they are.
 struct Texel {

@@ -2,6 +2,8 @@
 // its shared-memory layout and stack. Shared variables that device functions name have one address in all kernels (the
 // common region, at offset 0); those that only one kernel names follow it, or start at 0 where the kernel does not need
 // the common region. All graph walks are iterative and linear: the graph comes from a file.
+#include <cpuid.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -317,7 +319,9 @@ Result<std::shared_ptr<Module>> Module::load(std::string_view ptx, const LoadOpt
 }
 
 Result<std::shared_ptr<Module>> Module::load(std::span<const Source> sources, const LoadOptions& options) {
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c"))
+  unsigned a, b, features, d;
+  const bool half = __get_cpuid(1, &a, &b, &features, &d) && (features & bit_F16C);
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !half)
     return Status(StatusCode::kImpossible, "the software GPU needs a processor with AVX2, FMA and F16C");
   std::vector<ast::Unit> units;
   for (const Source& source : sources) {

@@ -20,7 +20,7 @@ SLOW_CONTRACT = ["*BytesArriveInOrderWhateverThePieces*", "*ThousandsOfRoundTrip
 SLOW_FAULTS = ["*SilentNetwork*"]
 PARTS = ["contract", "faults", "e2e", "sessions"]
 # Of each kind of traffic one: calls, copies, text, host functions, memory both sides use, graphs, threads, errors, forks, ends.
-SHORT_E2E = ["driver_basic", "pageable_async", "kernel_printf", "host_functions", "pinned", "mapped", "managed", "graph_capture", "sticky_error",
+SHORT_E2E = ["driver_basic", "pageable_async", "kernel_printf", "host_functions", "pinned", "pinned_copies", "mapped", "managed", "graph_capture", "sticky_error",
              "fork_after", "killed", "exit_busy"]
 
 

@@ -27,6 +27,7 @@ int main() {
   CHECK(cuMemcpyDtoD(addresses, addresses + 2 * step - 4096, 8192));
   std::printf("%016llx\n", (unsigned long long)hash_device(addresses, 8192));
 
+  retained = 0x11c10;  // what is there does not matter
   CHECK(cuMemRetainAllocationHandle(&retained, reinterpret_cast<void*>(addresses + 100)));
   CUmemAllocationProp found{};
   CHECK(cuMemGetAllocationPropertiesFromHandle(&found, retained));

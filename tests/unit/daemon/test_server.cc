@@ -120,7 +120,10 @@ std::string Server::log() const {
   return text.str();
 }
 
-void Server::signal(int number) const { ::kill(pid_, number); }
+void Server::signal(int number) const {
+  ASSERT_GT(pid_, 0) << "bfserver has ended already";
+  ::kill(pid_, number);
+}
 
 int Server::wait(std::chrono::milliseconds time) {
   int status = 0;
