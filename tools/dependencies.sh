@@ -11,8 +11,8 @@ BF_PACKAGES=(
   # to test
   libgtest-dev libbenchmark-dev libprotobuf-dev protobuf-compiler
 )
-# For the check of the API facts against the vendor's headers, for RDMA in a VM (some 200 MB with its kernel), and for
-# managed pools. Not every release has them.
+# For builds with sanitizers and the check of the API facts against the vendor's headers, for RDMA in a VM (some 200 MB with
+# its kernel), and for managed pools. Not every release has them.
 BF_TEST_EXTRAS=(clang-14 libclang-rt-14-dev python3-clang-14
   qemu-system-x86 busybox-static cpio kmod iproute2 ibverbs-providers
   etcd-server)

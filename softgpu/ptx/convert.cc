@@ -120,7 +120,8 @@ void int_to_float(Warp& w, const Inst& in) {
   const bool saturate = in.flags & kSaturate;
   auto run = [&] {
     each<T>(w, in.d, [=](int i) {
-      T x = T(S::get(a[i]));
+      const auto v = S::get(a[i]);
+      const T x = v == 0 ? T(0) : T(v);  // rounding down, Clang makes -0 of an unsigned 0
       return saturate ? (x > 0 ? (x < 1 ? x : T(1)) : T(0)) : x;
     });
   };

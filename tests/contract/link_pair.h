@@ -17,7 +17,7 @@
 namespace bf::transport::test {
 
 // How soon a broken link has to be noticed. ThreadSanitizer slows encryption down.
-#ifdef __SANITIZE_THREAD__
+#ifdef BF_THREAD_SANITIZER
 inline constexpr std::chrono::seconds kPromptly{5};
 #else
 inline constexpr std::chrono::seconds kPromptly{1};

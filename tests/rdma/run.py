@@ -19,9 +19,8 @@ SOURCE = HERE.parent.parent
 SLOW_CONTRACT = ["*BytesArriveInOrderWhateverThePieces*", "*ThousandsOfRoundTrips*", "*BytesOfAllSizesArrive*", "*HundredLinks*", "*SenderWaitsForASlowReceiver*"]
 SLOW_FAULTS = ["*SilentNetwork*"]
 PARTS = ["contract", "faults", "e2e", "sessions"]
-# Of each kind of traffic one: calls, copies, text, host functions, memory both sides use, graphs, threads, errors, forks, ends.
-SHORT_E2E = ["driver_basic", "pageable_async", "kernel_printf", "host_functions", "pinned", "pinned_copies", "mapped", "managed", "graph_capture", "sticky_error",
-             "fork_after", "killed", "exit_busy"]
+# Of each kind of traffic one: calls, copies, host functions, memory both sides use, graphs, errors, forks, ends.
+SHORT_E2E = ["driver_basic", "pageable_async", "host_functions", "pinned_copies", "mapped", "managed", "graph_capture", "sticky_error", "fork_after", "killed"]
 
 
 def script(build, parts, full):

@@ -127,7 +127,7 @@ TEST_F(SessionTest, ChargesAndRefundsThePartition) {
 }
 
 TEST_F(SessionTest, SharedPinnedMemoryIsTheClientsOwn) {
-#ifdef __SANITIZE_THREAD__
+#ifdef BF_THREAD_SANITIZER
   GTEST_SKIP() << "ThreadSanitizer lets nobody map these addresses";
 #endif
   start_shm();
@@ -148,7 +148,7 @@ TEST_F(SessionTest, SharedPinnedMemoryIsTheClientsOwn) {
 }
 
 TEST_F(SessionTest, SharedPinnedMemoryHasBounds) {
-#ifdef __SANITIZE_THREAD__
+#ifdef BF_THREAD_SANITIZER
   GTEST_SKIP() << "ThreadSanitizer lets nobody map these addresses";
 #endif
   start_shm();
