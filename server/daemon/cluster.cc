@@ -98,14 +98,24 @@ void Daemon::look_after_members() {
         if (auto endpoints = endpoints_of(*members); !endpoints.empty() && endpoints != books.etcd().endpoints()) books.etcd().set_endpoints(endpoints);
         return members;
       },
-      [this](Members members) {
+      [this, own](Members members) {
         if (!cluster_) return;
+        if (members.ok() && cluster_->member && member_at(*members, own) == nullptr) drop_member();
         if (auto endpoints = members.ok() ? endpoints_of(*members) : std::vector<std::string>(); !endpoints.empty() && endpoints != cluster_->endpoints) {
           cluster_->endpoints = endpoints;
           if (Status saved = save_cluster(*cluster_, options_.state_dir); !saved.ok()) log::warn("{}", saved.message());
         }
         members_timer_ = loop_.after(kLookAfterMembers, [this] { look_after_members(); });
       });
+}
+
+// Another server said that this one is gone for good, and it is not.
+void Daemon::drop_member() {
+  log::warn("this server's member of etcd was taken out of the pool (bf cluster leave {}); it stays part of the pool, without one", cluster_->member->name);
+  etcd_member_.reset();
+  forget_member(options_.state_dir);
+  cluster_->member.reset();
+  if (Status saved = save_cluster(*cluster_, options_.state_dir); !saved.ok()) log::warn("{}", saved.message());
 }
 
 // --- commands --------------------------------------------------------------------------------------------------------

@@ -58,6 +58,10 @@ Status save_cluster(const ClusterConfig& config, const std::string& state_dir) {
 
 void forget_cluster(const std::string& state_dir) {
   for (const char* name : {kFile, kCa, kCertificate, kKey, "/etcd.pem", "/etcd-key.pem"}) ::unlink((state_dir + name).c_str());
+  forget_member(state_dir);
+}
+
+void forget_member(const std::string& state_dir) {
   std::error_code ignored;
   std::filesystem::remove_all(state_dir + "/etcd", ignored);
 }

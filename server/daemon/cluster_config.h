@@ -37,6 +37,8 @@ Result<std::optional<ClusterConfig>> load_cluster(const std::string& state_dir);
 Status save_cluster(const ClusterConfig& config, const std::string& state_dir);
 // And all that belongs to it: certificates, the member's data.
 void forget_cluster(const std::string& state_dir);
+// What this server's member of etcd stored.
+void forget_member(const std::string& state_dir);
 
 // PEM texts for an etcd that the pool does not run itself; empty where there is none.
 struct EtcdSecrets {

@@ -141,6 +141,7 @@ class Daemon : private Connection::Owner, private WorkerPool::Owner, private Man
   Status start_managed(ClusterConfig config);
   void stop_managed();
   void look_after_members();
+  void drop_member();
 
   void on_signal();
   void begin_drain();

@@ -132,4 +132,13 @@ with tempfile.TemporaryDirectory() as folder:
         check(full, f"gpu1 and gpu3 are the pool, {seconds:.1f} s later {status if not full else ''}")
         came, how = borrows(gpu3, alice, "-p", "1")
         check(came, f"all that alice may hold is free {how}")
+
+        # It was not gone for good: it is a server of the pool like any other, without a member of etcd.
+        gpu2.start()
+        check(gpu2.ready(), "gpu2 comes back")
+        back, status, seconds = pool.until(gpu1.status, lambda status: len(status["servers"]) == 3 and len(status["etcd"]) == 2)
+        gone, there, more = pool.until(lambda: (gpu2.folder / "state/etcd").exists(), lambda there: not there)
+        check(back and gone and gpu2.status().get("managed"), f"it is part of the pool {seconds:.1f} s later, without etcd after {more:.1f} s {status}")
+        came, how = borrows(gpu2, alice, "-p", "1")
+        check(came, f"and lends {how}")
 finish(check)
