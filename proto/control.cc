@@ -287,6 +287,14 @@ static void visit(V& v, M& m) {
   v.number(6, m.encrypt);
 }
 
+template <class V, Is<SessionLost> M>
+static void visit(V& v, M& m) {
+  v.text(1, m.program, kNameBytes);
+  v.number(2, m.pid);
+  v.text(3, m.why, kMessageBytes);
+  v.number(4, m.calls);
+}
+
 template <class V, Is<AttachRequest> M>
 static void visit(V& v, M& m) {
   v.number(1, m.protocol);
@@ -506,6 +514,7 @@ static void visit(V& v, M& m) {
   v.number(4, m.last_call_unix_ms);
   v.text(5, m.reason, kMessageBytes);
   v.number(6, m.outstanding);
+  v.number(7, m.lost);
 }
 
 template <class V, Is<ProbeReply> M>
@@ -538,6 +547,7 @@ BF_CONTROL_CODEC(ListRequest)
 BF_CONTROL_CODEC(ListReply)
 BF_CONTROL_CODEC(LeaseRequest)
 BF_CONTROL_CODEC(LeaseReply)
+BF_CONTROL_CODEC(SessionLost)
 BF_CONTROL_CODEC(AttachRequest)
 BF_CONTROL_CODEC(AttachReply)
 BF_CONTROL_CODEC(JoinRequest)

@@ -116,6 +116,12 @@ struct LeaseReply {
   std::vector<Partition> partitions;
   bool encrypt = false;
 };
+struct SessionLost {
+  std::string program;
+  uint32_t pid = 0;
+  std::string why;
+  uint64_t calls = 0;
+};
 
 struct AttachRequest {
   uint32_t protocol = 0;
@@ -298,6 +304,7 @@ struct WorkerReport {
   uint64_t last_call_unix_ms = 0;
   std::string reason;
   uint32_t outstanding = 0;
+  bool lost = false;
 };
 // free_bytes of a probed Gpu: what leases may share on that card, contexts included (0: not measured, the whole card).
 struct ProbeReply {
@@ -329,6 +336,7 @@ std::string encode_ListRequest(const ListRequest& message);
 std::string encode_ListReply(const ListReply& message);
 std::string encode_LeaseRequest(const LeaseRequest& message);
 std::string encode_LeaseReply(const LeaseReply& message);
+std::string encode_SessionLost(const SessionLost& message);
 std::string encode_AttachRequest(const AttachRequest& message);
 std::string encode_AttachReply(const AttachReply& message);
 std::string encode_JoinRequest(const JoinRequest& message);
@@ -366,6 +374,7 @@ Result<ListRequest> decode_ListRequest(Bytes body);
 Result<ListReply> decode_ListReply(Bytes body);
 Result<LeaseRequest> decode_LeaseRequest(Bytes body);
 Result<LeaseReply> decode_LeaseReply(Bytes body);
+Result<SessionLost> decode_SessionLost(Bytes body);
 Result<AttachRequest> decode_AttachRequest(Bytes body);
 Result<AttachReply> decode_AttachReply(Bytes body);
 Result<JoinRequest> decode_JoinRequest(Bytes body);

@@ -37,6 +37,8 @@ enum class Opcode : uint16_t {
   kBandwidth = 7,  // bulk echo for netperf, see control.proto
   kReading = 9,    // what NVML says of the GPUs of a lease
   kError = 8,      // bfserver -> client: ErrorReply, then the connection closes
+  kSessionLost = 10,   // bfserver -> who keeps a lease: SessionLost, unasked
+  kSettle = 11,        // no body; answered once no session of the connection's lease is left
   kReserve = 16,       // LeaseRequest -> ReserveReply
   kHold = 17,          // HoldRequest -> LeaseReply
   kChallenge = 18,     // bfserver -> client, answer to kAttach

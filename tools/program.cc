@@ -57,13 +57,15 @@ bool has_ended(pid_t program, int* status) {
   return false;
 }
 
-int wait_for(pid_t program, int signals, int watched, const std::function<void()>& on_hang_up) {
-  pollfd entries[2] = {{signals, POLLIN, 0}, {watched, POLLRDHUP, 0}};
+int wait_for(pid_t program, int signals, int watched, const std::function<Heard()>& listen) {
+  pollfd entries[2] = {{signals, POLLIN, 0}, {watched, POLLIN | POLLRDHUP, 0}};
+  bool more = true;  // than poll() knows of: what was read, and not yet listened to
   for (;;) {
-    if (::poll(entries, 2, -1) < 0) continue;
-    if (entries[1].revents != 0) {
-      entries[1].fd = -1;
-      on_hang_up();
+    if (::poll(entries, 2, more ? 0 : -1) < 0) continue;
+    if (more || entries[1].revents != 0) {
+      Heard heard = listen();
+      more = heard == Heard::kSomething;
+      if (heard == Heard::kEnd) entries[1].fd = -1;
     }
     signalfd_siginfo info;
     if (!(entries[0].revents & POLLIN) || ::read(signals, &info, sizeof info) != sizeof info) continue;
@@ -91,7 +93,7 @@ int check_program(const std::string& command) {
   return worst;
 }
 
-int run_program(const std::vector<std::string>& command, int watched, const std::function<void()>& on_hang_up) {
+int run_program(const std::vector<std::string>& command, int watched, const std::function<Heard()>& listen) {
   sigset_t handled, before;
   sigemptyset(&handled);
   sigaddset(&handled, SIGCHLD);
@@ -118,7 +120,7 @@ int run_program(const std::vector<std::string>& command, int watched, const std:
   int error = 0;
   if (::read(reading.get(), &error, sizeof error) == sizeof error)
     fprintf(stderr, "bfrun: %s: %s\n", command[0].c_str(), strerror(error));
-  return wait_for(program, signals.get(), watched, on_hang_up);
+  return wait_for(program, signals.get(), watched, listen);
 }
 
 }  // namespace bf::tools

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstring>
 #include <ctime>
 
 #include "transport/tls.h"
@@ -170,11 +171,26 @@ Result<std::string> Remote::manage(const std::vector<std::string>& words, contro
   return std::move(frame->payload);
 }
 
-std::string Remote::last_words() {
-  auto frame = control::receive_frame(*wire_, control::deadline_in(std::chrono::milliseconds(100)), 0);
-  if (!frame.ok() || frame->opcode != Opcode::kError) return {};
-  auto error = control::decode_ErrorReply(control::as_bytes(frame->body));
-  return error.ok() ? printable(error->message) : std::string();
+// Byte by byte, because only that can never stop in the middle of a read; what comes unasked is rare and short.
+Result<std::optional<control::Frame>> Remote::overhear() {
+  for (;;) {
+    FrameHeader header;
+    if (overheard_.size() >= sizeof header) {
+      std::memcpy(&header, overheard_.data(), sizeof header);
+      if (!control::control_header_ok(header, 0))
+        return Status{StatusCode::kInvalid, "the other end does not speak Backfield's protocol"};
+      if (overheard_.size() == sizeof header + header.body_bytes) {
+        control::Frame frame{Opcode(header.opcode), header.flags, overheard_.substr(sizeof header), {}};
+        overheard_.clear();
+        return std::optional(std::move(frame));
+      }
+    }
+    char byte;
+    Status got = wire_->receive(&byte, 1, control::Deadline());
+    if (got.code() == StatusCode::kTimeout) return std::optional<control::Frame>();
+    if (!got.ok()) return got;
+    overheard_ += byte;
+  }
 }
 
 std::string Remote::numeric_address() const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,8 +25,9 @@ class Remote {
   Result<std::string> ask(Opcode opcode, std::string_view body, control::Deadline deadline);
   // A command of manage.cc, and the file that goes with it; returns its JSON. Sends nothing that would arrive changed.
   Result<std::string> manage(const std::vector<std::string>& words, control::Deadline deadline, std::string_view file = {});
-  // The reason that the server gave before it hung up; empty if it gave none.
-  std::string last_words();
+  // The next whole frame that has come without being asked for; nothing if there is none yet. Never waits. Do not mix
+  // with ask() while a frame may be on its way.
+  Result<std::optional<control::Frame>> overhear();
 
   const transport::Address& server() const { return server_; }
   control::Wire& wire() { return *wire_; }
@@ -41,6 +43,7 @@ class Remote {
   transport::Address server_;
   Fd socket_;
   std::unique_ptr<control::Wire> wire_;
+  std::string overheard_;  // of a frame that is not whole yet
 };
 
 // Text from a server, safe for a terminal: control characters become '?'.

@@ -1,8 +1,10 @@
 #include "tools/request.h"
 
+#include <poll.h>
 #include <unistd.h>
 
 #include <charconv>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -60,6 +62,62 @@ control::LeaseRequest lease_request(const RequestOptions& options, const std::st
   request.program = std::filesystem::path(program).filename().string();
   return request;
 }
+
+// What the server says on the connection of a lease that is in use.
+class Ear {
+ public:
+  Ear(std::string tool, Remote& remote) : tool_(std::move(tool)), remote_(remote) {}
+
+  Heard listen() {
+    auto frame = remote_.overhear();
+    if (!frame.ok()) return lease_ended(frame.status().code() == StatusCode::kUnavailable ? "" : frame.status().message());
+    if (!frame->has_value()) return Heard::kNothing;
+    const control::Bytes body = control::as_bytes((*frame)->body);
+    switch ((*frame)->opcode) {
+      case Opcode::kError: {
+        auto error = control::decode_ErrorReply(body);
+        return lease_ended(error.ok() ? error->message : "");
+      }
+      case Opcode::kSessionLost:
+        if (auto lost = control::decode_SessionLost(body); lost.ok()) session_lost(*lost);
+        return Heard::kSomething;
+      case Opcode::kSettle:
+        settled_ = true;
+        return Heard::kSomething;
+      default:  // a newer server's
+        return Heard::kSomething;
+    }
+  }
+
+  // The program is over, and something went wrong. If its worker was lost it may have ended before the server knew.
+  void listen_to_the_end() {
+    auto deadline = control::deadline_in(kSettleTime);
+    if (!over_) (void)control::send_frame(remote_.wire(), Opcode::kSettle, 0, {}, {}, deadline);
+    while (!over_ && !settled_ && std::chrono::steady_clock::now() < deadline)
+      if (listen() == Heard::kNothing) (void)control::wait_for(remote_.fd(), POLLIN, deadline);
+  }
+
+ private:
+  static constexpr auto kSettleTime = std::chrono::milliseconds(1000);
+
+  Heard lease_ended(const std::string& why) {
+    over_ = true;
+    complain(tool_, "the server " + remote_.server().to_string() + " ended the lease" +
+                        (why.empty() ? "" : ": " + printable(why)) + "; CUDA calls of the program fail from now on");
+    return Heard::kEnd;
+  }
+  void session_lost(const control::SessionLost& lost) {
+    std::string calls = lost.calls == 0 ? "" : " after at least " + std::to_string(lost.calls) + " calls";
+    complain(tool_, "the server " + remote_.server().to_string() + " lost the worker of " + printable(lost.program) + " (process " +
+                        std::to_string(lost.pid) + ")" + calls + ": " + printable(lost.why) +
+                        "; its CUDA calls fail from now on (CUDA_ERROR_DEVICE_UNAVAILABLE)");
+  }
+
+  const std::string tool_;
+  Remote& remote_;
+  bool over_ = false;
+  bool settled_ = false;
+};
 
 }  // namespace
 
@@ -160,11 +218,9 @@ int run_on(const std::string& tool, const Borrowed& borrowed, const std::string&
     complain(tool, trace.status().message());
     return kBackfieldFailed;
   }
-  int status = run_program(command, borrowed.remote->fd(), [&] {
-    std::string why = borrowed.remote->last_words();
-    complain(tool, "the server " + borrowed.remote->server().to_string() + " ended the lease" +
-                       (why.empty() ? "" : ": " + why) + "; CUDA calls of the program fail from now on");
-  });
+  Ear ear(tool, *borrowed.remote);
+  int status = run_program(command, borrowed.remote->fd(), [&] { return ear.listen(); });
+  if (status != 0) ear.listen_to_the_end();
   trace->end();
   return status;
 }

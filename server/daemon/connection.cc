@@ -282,6 +282,13 @@ void Connection::reply(Opcode opcode, std::string body, std::string payload) {
   write_some();
 }
 
+void Connection::tell(Opcode opcode, uint16_t flags, std::string body) {
+  if (!socket_ || busy()) return;
+  out_ = frame_bytes(opcode, flags, body, 0);
+  out_sent_ = 0;
+  write_some();
+}
+
 void Connection::reply_zeroes(Opcode opcode, uint64_t bytes) {
   stream_opcode_ = opcode;
   stream_ = std::min(bytes, kStreamBytes);

@@ -60,6 +60,8 @@ class Connection {
   void reply(Opcode opcode, std::string body, std::string payload = {});
   // Payload frames of together `bytes` zero bytes (one empty frame if 0).
   void reply_zeroes(Opcode opcode, uint64_t bytes);
+  // A frame that does not answer the last request. One that would have to wait, because the peer takes none, is dropped.
+  void tell(Opcode opcode, uint16_t flags, std::string body);
   // Sends a last frame (flags as given); lost() follows once it has left.
   void reply_and_close(Opcode opcode, uint16_t flags, std::string body);
 

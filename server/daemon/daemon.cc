@@ -388,6 +388,8 @@ void Daemon::on_frame(Connection& connection, control::Frame frame) {
       return commit(connection, frame.body);
     case Opcode::kHold:
       return hold(connection, frame.body);
+    case Opcode::kSettle:
+      return settle(connection);
     case Opcode::kManage:
       return manage(connection, frame);
     case Opcode::kAttach:

@@ -89,6 +89,7 @@ class Daemon : private Connection::Owner, private WorkerPool::Owner, private Man
   std::string gpu_list(const Lease& lease) const;
   void hold(Connection& connection, const std::string& body);
   void answer_lease(Connection& connection, Opcode opcode, const Lease& lease);
+  void settle(Connection& connection);
   void on_holder_lost(Connection& connection, Lease& lease);
   // Stops its workers, tells its holders why, and releases it once the last worker is gone.
   void end_lease(Lease& lease, const std::string& why);
@@ -109,6 +110,8 @@ class Daemon : private Connection::Owner, private WorkerPool::Owner, private Man
   void attach(Connection& connection, std::string body);
   void prove(Connection& connection, const std::string& body);
   void join(Connection& connection, const std::string& body);
+  // Those who keep the lease hear of a session that was lost, and that the last one has ended if they wait for that.
+  void tell_holders(Lease& lease, const Worker& ended, const std::string& how);
   // `device_twice`: refused because the program's CUDA_VISIBLE_DEVICES names one twice.
   Result<std::vector<control::WorkerDevice>> devices_of(const Lease& lease, const control::AttachRequest& request,
                                                         bool* device_twice) const;

@@ -36,6 +36,7 @@ struct Lease {
   State state = State::kReserved;
   uint64_t connection = 0;       // that asked; 0 once it is detached
   std::set<uint64_t> holders{};  // connections that use a detached lease
+  std::set<uint64_t> settling{}; // of these connections, those that wait for the last session to end
   Clock::time_point reserved{};
   Clock::time_point began{};      // when it was committed
   Clock::time_point last_used{};  // by a holder or a session; of those still there, see the caller

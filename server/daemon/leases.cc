@@ -170,9 +170,16 @@ void Daemon::answer_lease(Connection& connection, Opcode opcode, const Lease& le
   connection.reply(opcode, control::encode_LeaseReply(reply));
 }
 
+void Daemon::settle(Connection& connection) {
+  Lease* lease = leases_.find_by_connection(connection.id());
+  if (lease == nullptr || workers_.serving(lease->id) == 0) return connection.reply(Opcode::kSettle, {});
+  lease->settling.insert(connection.id());  // tell_holders() answers
+}
+
 // --- ends ------------------------------------------------------------------------------------------------------------
 
 void Daemon::on_holder_lost(Connection& connection, Lease& lease) {
+  lease.settling.erase(connection.id());
   if (lease.holders.erase(connection.id()) > 0) {
     lease.last_used = Clock::now();
   } else if (lease.state == Lease::State::kReserved) {

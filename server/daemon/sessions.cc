@@ -161,7 +161,24 @@ void Daemon::on_session_end(const Worker& worker, const std::string& how) {
                                  {"how", how}});
   leases_.free_slot(*lease, worker.session.ledger_slot);
   lease->last_used = EventLoop::Clock::now();
-  release_if_over(*lease);
+  if (lease->state == Lease::State::kEnding) return release_if_over(*lease);
+  tell_holders(*lease, worker, how);
+}
+
+void Daemon::tell_holders(Lease& lease, const Worker& ended, const std::string& how) {
+  std::set<uint64_t> holders = lease.holders, settling;
+  if (lease.connection != 0) holders.insert(lease.connection);
+  if (workers_.serving(lease.id) == 0) settling.swap(lease.settling);
+  // A connection that turns out to be gone takes its lease along.
+  auto tell = [this](uint64_t id, Opcode opcode, uint16_t flags, std::string body) {
+    if (auto found = connections_.find(id); found != connections_.end()) found->second->tell(opcode, flags, std::move(body));
+  };
+  if (ended.lost()) {
+    const control::SessionLost notice{ended.session.program, ended.session.client_pid,
+                                      ended.report.reason.empty() ? how : ended.report.reason, ended.report.calls};
+    for (uint64_t id : holders) tell(id, Opcode::kSessionLost, 0, control::encode_SessionLost(notice));
+  }
+  for (uint64_t id : settling) tell(id, Opcode::kSettle, kReply, {});
 }
 
 }  // namespace bf::daemon

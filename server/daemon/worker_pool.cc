@@ -20,7 +20,7 @@ constexpr auto kReplenishDelay = std::chrono::milliseconds(100);  // let the ses
 constexpr int kMessagesPerEvent = 16;
 
 std::string describe_exit(int status) {
-  if (WIFSIGNALED(status)) return "ended by signal " + std::to_string(WTERMSIG(status));
+  if (WIFSIGNALED(status)) return "killed by signal " + std::to_string(WTERMSIG(status));
   if (WEXITSTATUS(status) != 0) return "ended with status " + std::to_string(WEXITSTATUS(status));
   return "ended";
 }
@@ -212,6 +212,7 @@ void WorkerPool::on_message(Worker& worker) {
       // It closed its end or talks nonsense: it is about to end, or must.
       loop_.forget(worker.control.get());
       worker.control.reset();
+      worker.unasked = worker.stage == Worker::Stage::kRunning;
       return on_client_gone(worker);
     }
     if (message->kind == supervise::Kind::kReady) {

@@ -41,8 +41,11 @@ struct Worker {
   uint32_t joined = 0;  // bit per channel
   Fd client;            // watched for hang-up only
   control::WorkerReport report;
+  bool unasked = false;  // it ended, or began to, before anybody asked it to
   EventLoop::Clock::time_point last_active{};  // of the session, by its reports; to a second
 
+  // It ended although its client had not left. A worker that says nothing at its end has crashed.
+  bool lost() const { return serving && unasked && (report.reason.empty() || report.lost); }
   bool idle() const { return warm && !serving && stage == Stage::kRunning; }
 };
 

@@ -45,6 +45,13 @@ constexpr int kUsage = 2;
   leave(1);
 }
 
+// The session that we were started for, or given, never began.
+[[noreturn]] void give_up(int control, const Status& why, bool lost) {
+  (void)supervise::send(control, supervise::Kind::kReport,
+                        control::encode_WorkerReport({.reason = why.message(), .lost = lost}));
+  fail(why);
+}
+
 int run_probe() {
   const std::string reply = control::encode_ProbeReply(probe());
   const bool written = fwrite(reply.data(), 1, reply.size(), stdout) == reply.size() && fflush(stdout) == 0;
@@ -176,7 +183,7 @@ void watch_bfserver(int control) {
 int serve(int control, bool warm) {
   prctl(PR_SET_TIMERSLACK, 1);  // ns; also of all threads to come, which poll the GPU with short sleeps
   auto driver = load_driver();
-  if (!driver.ok()) fail(driver.status());
+  if (!driver.ok()) give_up(control, driver.status(), true);
   const DriverApi& api = driver->api;
   // Never destroyed: the driver may use its memory until the process has ended.
   auto* prepared = new Prepared(api, DeviceStaging::wanted());
@@ -186,16 +193,16 @@ int serve(int control, bool warm) {
     return Status(StatusCode::kUnavailable, fmt::format("the GPU cannot be used: {}", describe(api, result)));
   };
   if (const CUresult result = prepared->start(); result != CUDA_SUCCESS)
-    fail(Status(StatusCode::kUnavailable, describe(api, result)));
+    give_up(control, Status(StatusCode::kUnavailable, describe(api, result)), true);
   if (warm) {
-    if (Status status = make_ready(); !status.ok()) fail(status);
+    if (Status status = make_ready(); !status.ok()) give_up(control, status, true);
     if (!supervise::send(control, supervise::Kind::kReady, control::encode_Ready({})).ok()) leave(0);
   }
   Assignment assignment = await_assignment(control);
   const auto deadline = control::deadline_in(std::chrono::milliseconds(limits::kHandshakeTimeoutMs));
   const auto refuse = [&](const Status& status) {
     (void)reply_to_attach(assignment, status, deadline);
-    fail(status);
+    give_up(control, status, true);
   };
   if (Status status = check_devices(api, assignment.assign.devices); !status.ok()) refuse(status);
   if (!warm)
@@ -231,11 +238,12 @@ int serve(int control, bool warm) {
     leave(0);
   };
   const bool shm = assignment.assign.transport == "shm";
-  if (Status status = reply_to_attach(assignment, {}, deadline, rdma); !status.ok()) fail(status);
+  const auto end = [&](const Status& status) { give_up(control, status, !client_left(status)); };
+  if (Status status = reply_to_attach(assignment, {}, deadline, rdma); !status.ok()) end(status);
   auto link = shm ? transport::offer_shm_link(std::move(assignment.client))
                   : gather_remote(control, assignment, rdma, deadline);
-  if (!link.ok()) fail(link.status());
-  if (Status status = serve_session(**link, *prepared, config); !status.ok()) fail(status);
+  if (!link.ok()) end(link.status());
+  if (Status status = serve_session(**link, *prepared, config); !status.ok()) end(status);
   return 0;
 }
 

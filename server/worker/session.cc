@@ -141,7 +141,7 @@ void Session::end(Status why) noexcept {
     why_ = why;
     ended_.store(true, std::memory_order_release);
   }
-  report_now(why.message());
+  report_now(why.message(), !client_left(why));
   if (config.ended) config.ended(why);
   link.shut();
   inbox.stop();
@@ -238,7 +238,7 @@ void Session::send_prints() {
   });
 }
 
-void Session::report_now(const std::string& reason) {
+void Session::report_now(const std::string& reason, bool lost) {
   if (!config.report) return;
   control::WorkerReport report;
   report.calls = calls_.load(std::memory_order_relaxed);
@@ -247,6 +247,7 @@ void Session::report_now(const std::string& reason) {
   report.last_call_unix_ms = unix_ms();
   report.outstanding = outstanding_.load(std::memory_order_relaxed);
   report.reason = reason;
+  report.lost = lost;
   config.report(report);
 }
 
@@ -260,7 +261,7 @@ void Session::report_loop() {
     report_wake_.wait_for(lock, kReportEvery);
     const uint64_t now = calls_.load(std::memory_order_relaxed);
     const bool waiting = outstanding_.load(std::memory_order_relaxed) > 0;
-    if (!ended() && (now != calls || waiting || outstanding)) report_now({});
+    if (!ended() && (now != calls || waiting || outstanding)) report_now({}, false);
     calls = now;
     outstanding = waiting;
   }

@@ -36,6 +36,11 @@
 
 namespace bf::server {
 
+// How a session ended tells whether its client is still there, and has lost it.
+inline bool client_left(const Status& why) {
+  return why.code() == StatusCode::kUnavailable || why.code() == StatusCode::kTimeout;
+}
+
 struct SessionConfig {
   // The session's devices: number i is the driver's device i.
   struct Device {
@@ -107,7 +112,7 @@ class Session final : public Order::Runner {
   LaneCall& lane_call(uint32_t lane);
   void finish(const Dispatch& entry, LaneCall& call);
   void send_prints();
-  void report_now(const std::string& reason);
+  void report_now(const std::string& reason, bool lost);
   void report_loop();
 
   std::unique_ptr<std::unique_ptr<LaneCall>[]> lanes_;  // each touched by its twin only

@@ -12,16 +12,16 @@ import harness
 PATIENCE_S = 90  # longer than any request here may take
 
 
-def ending_of(status, output, error):
+def ending_of(status, error):
     """How bfrun ended, in a word; None if nothing explains it."""
     if status == 0:
         return "success"
     if status == -signal.SIGKILL:
         return "killed"
-    # A program whose server died ends with a CUDA error of its own: any status will do, if bfrun says so.
+    # A program whose server or worker died ends with a CUDA error of its own: any status will do, if bfrun says so.
     if "ended the lease" in error or (status == 125 and "no server answers" in error):
         return "server lost"
-    if status == 1 and "cudaErrorDevicesUnavailable" in output:
+    if "lost the worker of" in error:
         return "worker lost"
     if status == 75 and "all servers are busy" in error:
         return "no majority" if "no majority" in error else "limit" if "the limit" in error else "busy"
@@ -55,7 +55,7 @@ class Crowd:
             hung = True
             os.killpg(process.pid, signal.SIGKILL)
             output, error = process.communicate()
-        ending = "hung" if hung else ending_of(process.returncode, output, error)
+        ending = "hung" if hung else ending_of(process.returncode, error)
         with self.lock:
             self.running.discard(process)
             self.endings[ending or "unexplained"] += 1

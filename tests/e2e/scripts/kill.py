@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import time
@@ -33,12 +34,19 @@ def worker_since(server, before):
 
 
 def ended(process, seconds):
+    """What it wrote to standard output and standard error; None for both if it had to be killed."""
     try:
-        output, _ = process.communicate(timeout=seconds)
-        return output
+        return process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        return None
+        process.communicate()
+        return None, None
+
+
+def says_lost(server, error, how):
+    """bfrun's one line about the worker of `busy`."""
+    line = rf"bfrun: the server {re.escape(server.address)} lost the worker of busy \(process \d+\)( after at least \d+ calls)?: {how}; its CUDA calls fail from now on \(CUDA_ERROR_DEVICE_UNAVAILABLE\)\n"
+    return error is not None and re.fullmatch(line, error.decode()) is not None
 
 
 with harness.Server(build) as server:
@@ -56,8 +64,8 @@ with harness.Server(build) as server:
         held = server.free_mib()
         victim = harness.descendants(process.pid)[-1]
         os.kill(victim, signal.SIGKILL)
-        ended(process, 10)
-        check(process.returncode == 137, f"{transport}: program killed: bfrun ends with {process.returncode}")
+        _, error = ended(process, 10)
+        check(process.returncode == 137 and error == b"", f"{transport}: program killed: bfrun ends with {process.returncode} and says {error}")
         back, seconds = harness.wait_for(lambda: server.free_mib() != held, 5)
         check(back and seconds < 2, f"{transport}: memory back after {seconds:.2f} s")
 
@@ -67,13 +75,14 @@ with harness.Server(build) as server:
         if check(fresh is not None, f"{transport}: the session's worker is found"):
             begin = time.monotonic()
             os.kill(fresh, signal.SIGKILL)
-            output = ended(process, 10)
-            check(output is not None and b"worked: cuda" in output and b"cudaSuccess" not in output,
+            output, error = ended(process, 10)
+            check(output is not None and b"worked: cuda" in output and b"cudaSuccess" not in output and process.returncode == 1,
                   f"{transport}: worker killed: the program sees {output} after {time.monotonic() - begin:.2f} s, status {process.returncode}")
+            check(says_lost(server, error, "killed by signal 9"), f"{transport}: and bfrun says {error}")
         else:
             os.killpg(process.pid, signal.SIGKILL)
-        output = ended(other, 30)
-        check(output == b"worked: cudaSuccess\n", f"{transport}: the session beside them went on: {output}")
+        output, error = ended(other, 30)
+        check(output == b"worked: cudaSuccess\n" and error == b"", f"{transport}: the session beside them went on: {output} {error}")
     check(harness.wait_for(lambda: server.free_mib() == server.idle_mib, 3)[0], "all memory is free")
 
     # SIGTERM drains: the running program ends in peace, new ones are refused, then the server ends.
@@ -82,7 +91,7 @@ with harness.Server(build) as server:
     time.sleep(0.5)
     refused = subprocess.run(server.bfrun(["true"], options=["--timeout", "1"]), capture_output=True, env=harness.clean_environment(), timeout=30)
     check(refused.returncode == 125, f"a draining server gives no lease: {refused.returncode} {refused.stderr[-160:]}")
-    output = ended(running, 30)
+    output, _ = ended(running, 30)
     check(output == b"worked: cudaSuccess\n", f"the program that ran when the server was told to end: {output}")
     try:
         status = server.process.wait(timeout=10)
@@ -101,8 +110,10 @@ with harness.Server(build) as server:
         else:
             for pid in children:
                 os.kill(pid, signal.SIGKILL)
-        output = ended(process, 10)
+        output, error = ended(process, 10)
         check(output is not None and b"cudaSuccess" not in output, f"{transport}: {'server' if transport == 'shm' else 'all workers'} killed: the program sees {output} after {time.monotonic() - begin:.2f} s")
+        told = b"ended the lease; CUDA calls" in (error or b"") if transport == "shm" else says_lost(server, error, "killed by signal 9")
+        check(told, f"{transport}: and bfrun says {error}")
     server.process.wait()
     gone, seconds = harness.wait_for(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in children), 5)
     check(gone, f"workers of a killed server are gone after {seconds:.2f} s")

@@ -39,7 +39,7 @@ void feed_socket(int type, control::Bytes bytes, void (*read)(int)) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   auto bytes = std::as_bytes(std::span(data + 1, size - 1));
-  switch (data[0] % 38) {
+  switch (data[0] % 39) {
 #define CASE(number, X)                                     \
   case number:                                              \
     check(bytes, control::decode_##X, control::encode_##X); \
@@ -80,6 +80,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     CASE(35, ManageRequest)
     CASE(36, ManageReply)
     CASE(37, HostData)
+    CASE(38, SessionLost)
     case 21:
       feed_socket(SOCK_STREAM, bytes, [](int socket) {
         while (control::receive_frame(socket, control::deadline_in(std::chrono::milliseconds(100))).ok()) {

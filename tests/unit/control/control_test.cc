@@ -84,6 +84,7 @@ TEST(Control, AgreesWithLibprotobufOnEveryMessage) {
   COMPARE(ListReply);
   COMPARE(LeaseRequest);
   COMPARE(LeaseReply);
+  COMPARE(SessionLost);
   COMPARE(AttachRequest);
   COMPARE(AttachReply);
   COMPARE(JoinRequest);
@@ -121,7 +122,7 @@ TEST(Control, AgreesWithLibprotobufOnEveryMessage) {
 // If control.proto gains a message, the list above must too. Gpu, Partition, HealthCheck, WorkerDevice, LeaseProcess and
 // NvmlAnswer are parts.
 TEST(Control, KnowsEveryMessageOfTheSpecification) {
-  EXPECT_EQ(backfield::ListReply::descriptor()->file()->message_type_count(), 36 + 6);
+  EXPECT_EQ(backfield::ListReply::descriptor()->file()->message_type_count(), 37 + 6);
 }
 
 // Its parts are bounded so that the longest one is a control frame.

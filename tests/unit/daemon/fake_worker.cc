@@ -6,6 +6,8 @@
 //   stubborn  ignores SIGTERM and the client's end
 //   crash     answers the attach and dies of SIGSEGV
 //   die       dies of SIGKILL at the first byte from the client
+//   linger    the same, half a second later
+//   violate   says that the first byte from the client broke the protocol, and ends
 // With --monitor it answers every question with one answer per GPU, of function 1, whose value counts the samples.
 // Environment: BF_SOFTGPU_COUNT, BF_SOFTGPU_MEMORY_MIB as the software driver; BF_SOFTGPU_FAULTS=probe makes the probe
 // fail, =warm makes warm workers die at once, =monitor makes the monitor die of its first question.
@@ -72,7 +74,6 @@ void answer(const control::Assign& session, int client) {
 
 // Echoes on the call stream; answers joins; ends when either peer does.
 void serve(int supervisor, int client, const std::string& program) {
-  bool die = program == "die";
   for (;;) {
     pollfd entries[2] = {{supervisor, POLLIN, 0}, {client, POLLIN, 0}};
     if (program == "busy")
@@ -90,7 +91,13 @@ void serve(int supervisor, int client, const std::string& program) {
       char buffer[4096];
       ssize_t got = read(client, buffer, sizeof buffer);
       if (got <= 0) return;
-      if (die) raise(SIGKILL);
+      if (program == "linger") usleep(500'000);
+      if (program == "die" || program == "linger") raise(SIGKILL);
+      if (program == "violate") {
+        control::WorkerReport report{.calls = 7, .reason = "the client broke the protocol", .lost = true};
+        (void)supervise::send(supervisor, supervise::Kind::kReport, control::encode_WorkerReport(report));
+        _exit(0);
+      }
       if (write(client, buffer, size_t(got)) != got) return;
     }
   }

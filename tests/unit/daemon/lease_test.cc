@@ -49,6 +49,19 @@ std::string last_words(int connection) {
   return error.ok() ? error->message : "";
 }
 
+// What those who keep a lease hear next of a session that was lost.
+control::SessionLost next_loss(int connection) {
+  auto frame = control::receive_frame(connection, deadline_in(5s));
+  EXPECT_TRUE(frame.ok()) << frame.status().message();
+  if (!frame.ok() || frame->opcode != Opcode::kSessionLost || frame->flags != 0) return {.program = {}, .why = "something else"};
+  auto lost = control::decode_SessionLost(control::as_bytes(frame->body));
+  return lost.ok() ? *lost : control::SessionLost{.program = {}, .why = "nonsense"};
+}
+// Waits until no session of the lease is left. False if something else is said before.
+bool settles(int connection) {
+  return control::round_trip(connection, Opcode::kSettle, {}, deadline_in(5s)).ok();
+}
+
 TEST(Reservation, HoldsTheMemoryUntilItIsCommittedOrOver) {
   Server server({.gpus = 1});
   ASSERT_TRUE(server.ready()) << server.log();
@@ -113,6 +126,93 @@ TEST(DetachedLease, IsReleasedWhenNobodyUsesIt) {
   EXPECT_EQ(free_mib(server), 424u) << "somebody holds it";
   user.reset();
   EXPECT_TRUE(eventually(4s, [&] { return free_mib(server) == 1024; }));
+}
+
+TEST(Lease, ItsHolderHearsOfEverySessionThatIsLost) {
+  Server server({.gpus = 1});
+  ASSERT_TRUE(server.ready()) << server.log();
+  Lease held = lease(server, 1, 600);
+  const int ear = held.connection.get();
+  Session killed = attach(server, held.reply, "die"), refused = attach(server, held.reply, "violate");
+  Session other = attach(server, held.reply, "echo");
+  ASSERT_EQ(write(killed.socket.get(), "x", 1), 1);
+  control::SessionLost lost = next_loss(ear);
+  EXPECT_EQ(lost.program, "die");
+  EXPECT_EQ(lost.pid, uint32_t(getpid()));
+  EXPECT_EQ(lost.why, "killed by signal 9");
+  EXPECT_EQ(lost.calls, 0u);
+  ASSERT_EQ(write(refused.socket.get(), "x", 1), 1);
+  lost = next_loss(ear);
+  EXPECT_EQ(lost.program, "violate");
+  EXPECT_EQ(lost.why, "the client broke the protocol");
+  EXPECT_EQ(lost.calls, 7u);
+  EXPECT_TRUE(closes(killed.socket.get(), 2s));
+  EXPECT_TRUE(closes(refused.socket.get(), 2s));
+  EXPECT_TRUE(echoes(other)) << "the lease goes on";
+  EXPECT_TRUE(echoes(attach(server, held.reply, "echo")));
+}
+
+TEST(Lease, NothingIsSaidOfASessionThatItsClientLeft) {
+  Server server({.gpus = 1});
+  ASSERT_TRUE(server.ready()) << server.log();
+  Lease held = lease(server, 1, 600);
+  for (auto program : {"echo", "stubborn", "die"}) EXPECT_TRUE(attach(server, held.reply, program).status.ok());
+  EXPECT_TRUE(settles(held.connection.get()));
+  // Nor when the lease itself ends: that has a word of its own.
+  Session session = attach(server, held.reply, "echo");
+  nlohmann::json answer;
+  EXPECT_TRUE(manage(server, {"kill", held.reply.lease_id}, &answer).ok());
+  EXPECT_NE(last_words(held.connection.get()).find("administrator"), std::string::npos);
+  EXPECT_TRUE(closes(held.connection.get(), 1s));
+}
+
+TEST(Lease, SettlesWithItsLastSession) {
+  Server server({.gpus = 1});
+  ASSERT_TRUE(server.ready()) << server.log();
+  Lease held = lease(server, 1, 600);
+  const int ear = held.connection.get();
+  EXPECT_TRUE(settles(ear)) << "it had none";
+  EXPECT_TRUE(settles(dial(server.tcp()).get())) << "there is no lease";
+  Session one = attach(server, held.reply, "echo"), two = attach(server, held.reply, "linger");
+  ASSERT_TRUE(control::send_frame(ear, Opcode::kSettle, 0, {}, {}, deadline_in(5s)).ok());
+  one.socket.reset();
+  ASSERT_EQ(write(two.socket.get(), "x", 1), 1);
+  two.socket.reset();  // half a second before its worker dies
+  EXPECT_EQ(next_loss(ear).program, "linger") << "what went wrong is said before";
+  auto frame = control::receive_frame(ear, deadline_in(5s));
+  ASSERT_TRUE(frame.ok()) << frame.status().message();
+  EXPECT_EQ(frame->opcode, Opcode::kSettle);
+  EXPECT_EQ(frame->flags, kReply);
+}
+
+TEST(DetachedLease, AllItsHoldersHearOfASessionThatIsLost) {
+  Server server({.gpus = 1});
+  ASSERT_TRUE(server.ready()) << server.log();
+  Fd asking = dial(server.tcp());
+  auto lease = take_lease(asking.get(), request(1, 600, true));
+  ASSERT_EQ(lease.status, 0u) << lease.message;
+  Session alone = attach(server, lease, "die");
+  ASSERT_EQ(write(alone.socket.get(), "x", 1), 1);
+  EXPECT_TRUE(closes(alone.socket.get(), 2s)) << "nobody is told";
+  Fd one = dial(server.tcp()), two = dial(server.tcp());
+  EXPECT_EQ(hold(one.get(), lease.lease_id).status, 0u);
+  EXPECT_EQ(hold(two.get(), lease.lease_id).status, 0u);
+  Session session = attach(server, lease, "die");
+  ASSERT_EQ(write(session.socket.get(), "x", 1), 1);
+  for (int ear : {one.get(), two.get()}) EXPECT_EQ(next_loss(ear).program, "die");
+}
+
+// It reads nothing, and loses nothing but the news.
+TEST(Lease, AHolderThatDoesNotListenKeepsItsLease) {
+  Server server({.gpus = 1});
+  ASSERT_TRUE(server.ready()) << server.log();
+  Lease held = lease(server, 1, 600);
+  for (int i = 0; i < 50; i++) {
+    Session session = attach(server, held.reply, "die");
+    ASSERT_EQ(write(session.socket.get(), "x", 1), 1);
+    ASSERT_TRUE(closes(session.socket.get(), 5s));
+  }
+  EXPECT_TRUE(echoes(attach(server, held.reply, "echo")));
 }
 
 TEST(Lease, EndsAfterItsTime) {

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
@@ -194,6 +195,64 @@ TEST_F(Bfrun, SaysWhyTheLeaseWasTakenBack) {
   EXPECT_EQ(done.status, 0);
   EXPECT_EQ(done.out, "on my own\n");
   EXPECT_NE(done.err.find("after 1 s without a CUDA call (idle timeout)"), std::string::npos) << done.err;
+}
+
+// Sends the byte that the fake worker dies of.
+void provoke(const Session& session) { ASSERT_EQ(write(session.socket.get(), "x", 1), 1); }
+
+TEST_F(Bfrun, SaysAtOnceWhenAWorkerIsLost) {
+  auto started = start_tool(line({"-m", "500"}, reveal_lease("sleep 3; echo over; exit 7")));
+  auto lease = revealed_lease(started);
+  Session killed = attach(server_, lease, "die"), refused = attach(server_, lease, "violate"), other = attach(server_, lease, "echo");
+  attach(server_, lease, "echo").socket.reset();  // ends well, and nothing is said
+  auto said = [&](const std::string& program, const std::string& why) {
+    return "bfrun: the server " + server_.address() + " lost the worker of " + program + " (process " + std::to_string(getpid()) + ")" + why +
+           "; its CUDA calls fail from now on (CUDA_ERROR_DEVICE_UNAVAILABLE)";
+  };
+  auto start = Clock::now();
+  provoke(killed);
+  EXPECT_EQ(next_line(started.err), said("die", ": killed by signal 9"));
+  provoke(refused);
+  EXPECT_EQ(next_line(started.err), said("violate", " after at least 7 calls: the client broke the protocol"));
+  EXPECT_LT(Clock::now() - start, 2500ms) << "while the program runs";
+  EXPECT_TRUE(echoes(other)) << "other programs under the lease go on";
+  auto done = finish(started, 10s);
+  EXPECT_EQ(done.err, "") << "once each";
+  EXPECT_EQ(done.out, "over\n");
+  EXPECT_EQ(done.status, 7);
+}
+
+// The program ends of it before the server has seen the worker's end.
+TEST_F(Bfrun, SaysThatAWorkerWasLostWhenTheProgramHasFailedAlready) {
+  auto started = start_tool(line({"-m", "500"}, reveal_lease("exec sleep 20")));
+  Session session = attach(server_, revealed_lease(started), "linger");
+  provoke(session);
+  kill(started.pid, SIGTERM);
+  auto done = finish(started, 8s);
+  EXPECT_EQ(done.status, 128 + SIGTERM);
+  EXPECT_TRUE(done.err.starts_with("bfrun: the server ") && done.err.ends_with("(CUDA_ERROR_DEVICE_UNAVAILABLE)\n")) << done.err;
+}
+
+TEST_F(Bfrun, DoesNotWaitForOthersWhenTheProgramHasFailed) {
+  auto started = start_tool(line({"-m", "500"}, reveal_lease("sleep 1; exit 1")));
+  Session session = attach(server_, revealed_lease(started), "echo");
+  auto done = finish(started, 8s);
+  EXPECT_EQ(done.status, 1);
+  EXPECT_EQ(done.err, "");
+}
+
+TEST_F(Bfrun, BfClientSaysItToo) {
+  auto made = run_tool({"bf", "request", "--server", server_.address(), "-m", "500"});
+  ASSERT_EQ(made.status, 0) << made.err;
+  std::vector<std::string> words = {"bf", "client", "--server", server_.address(), "--lease", made.out.substr(0, 16), "--"};
+  std::ranges::copy(reveal_lease("sleep 2; exit 3"), std::back_inserter(words));
+  auto started = start_tool(words);
+  Session session = attach(server_, revealed_lease(started), "die");
+  provoke(session);
+  EXPECT_TRUE(next_line(started.err).starts_with("bf: the server " + server_.address() + " lost the worker of die (process "));
+  auto done = finish(started, 8s);
+  EXPECT_EQ(done.err, "");
+  EXPECT_EQ(done.status, 3);
 }
 
 TEST_F(Bfrun, FiltersAndPolicies) {

@@ -23,7 +23,7 @@ TEST_F(Pool, WithoutATokenNothingIsTold) {
     EXPECT_NE(done.err.find("authentication required"), std::string::npos) << done.err;
   }
   EXPECT_EQ(with("", {"bfrun", "-m", "100", "true"}).status, 125);
-  for (Opcode opcode : {Opcode::kPing, Opcode::kReserve, Opcode::kHold, Opcode::kManage, Opcode::kBandwidth, Opcode::kAuthenticate, Opcode::kLease}) {
+  for (Opcode opcode : {Opcode::kPing, Opcode::kReserve, Opcode::kHold, Opcode::kManage, Opcode::kBandwidth, Opcode::kAuthenticate, Opcode::kLease, Opcode::kSettle}) {
     Fd socket = dial(server_->tcp());
     auto answer = control::exchange(socket.get(), opcode, {}, deadline_in(5s));
     EXPECT_EQ(answer.status().code(), StatusCode::kDenied) << int(opcode);
@@ -119,6 +119,28 @@ TEST_F(Pool, OneClientCannotTouchAnothers) {
   EXPECT_EQ(with(boss, {"bf", "kill", lease}).status, 0);
   auto past = with(alice, {"bf", "history", "--json"});
   EXPECT_NE(past.out.find("an administrator ended it"), std::string::npos) << past.out << past.err;
+}
+
+// Several notices may come in one piece, which the socket announces once.
+TEST_F(Pool, LostWorkersAreToldOverTls) {
+  std::string alice = token_file("alice");
+  std::vector<std::string> words = {"bfrun", "--server", server_->address(), "-m", "500"};
+  std::ranges::copy(reveal_lease("sleep 3"), std::back_inserter(words));
+  auto started = start_tool(words, {"BF_TOKEN_FILE=" + alice});
+  auto lease = revealed_lease(started);
+  std::vector<Session> sessions;
+  for (int i = 0; i < 4; i++) sessions.push_back(attach(*server_, lease, "die"));
+  kill(started.pid, SIGSTOP);
+  for (auto& session : sessions) {
+    ASSERT_TRUE(session.status.ok()) << session.status.message();
+    ASSERT_EQ(write(session.socket.get(), "x", 1), 1);
+    EXPECT_TRUE(closes(session.socket.get(), 5s));
+  }
+  kill(started.pid, SIGCONT);
+  for (int i = 0; i < 4; i++) EXPECT_NE(next_line(started.err).find("lost the worker of die"), std::string::npos) << i;
+  auto done = finish(started, 10s);
+  EXPECT_EQ(done.err, "");
+  EXPECT_EQ(done.status, 0);
 }
 
 TEST_F(Pool, LimitsAreEnforcedWithTheirArithmetic) {

@@ -12,6 +12,8 @@
 #include <fstream>
 #include <thread>
 
+#include "base/hex.h"
+
 namespace bf::test {
 namespace {
 
@@ -109,6 +111,18 @@ Finished finish(Started started, std::chrono::milliseconds time) {
 
 Finished run_tool(const std::vector<std::string>& words, const std::vector<std::string>& environment) {
   return finish(start_tool(words, environment), std::chrono::seconds(20));
+}
+
+std::vector<std::string> reveal_lease(const std::string& then) {
+  return {"sh", "-c", "echo $BF_LEASE; echo $BF_LEASE_SECRET; " + then};
+}
+
+control::LeaseReply revealed_lease(const Started& started) {
+  control::LeaseReply lease;
+  lease.lease_id = next_line(started.out);
+  lease.secret = from_hex(next_line(started.out)).value_or("");
+  EXPECT_EQ(lease.secret.size(), control::kSecretBytes);
+  return lease;
 }
 
 std::string next_line(int fd, std::chrono::milliseconds time) {

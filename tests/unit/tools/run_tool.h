@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "proto/control.h"
+
 namespace bf::test {
 
 struct Finished {
@@ -25,6 +27,9 @@ struct Started {
 Started start_tool(const std::vector<std::string>& words, const std::vector<std::string>& environment = {});
 Finished finish(Started started, std::chrono::milliseconds time);
 Finished run_tool(const std::vector<std::string>& words, const std::vector<std::string>& environment = {});
+// A program for bfrun and `bf client` that says which lease it is under, and then does `then`; and what it said.
+std::vector<std::string> reveal_lease(const std::string& then);
+control::LeaseReply revealed_lease(const Started& started);
 // The next line of a stream, without its end; empty when nothing comes for `time`.
 std::string next_line(int fd, std::chrono::milliseconds time = std::chrono::seconds(10));
 
