@@ -38,13 +38,13 @@ std::atomic<bool> g_used{false};       // this process has a session, or is maki
 std::atomic<bool> g_forked{false};     // a child of a process that used CUDA
 
 // The shim prints nothing of its own accord. `bfrun -v` asks for the transport; and a program that was to run over RDMA
-// alone ends with an error of CUDA that nobody could explain.
-void say_choice(const Result<Attached>& attached) {
+// alone ends with an error of CUDA that nobody could explain - unless it is what its CUDA_VISIBLE_DEVICES says (`own_fault`).
+void say_choice(const Result<Attached>& attached, bool own_fault) {
   const char* verbose = getenv("BF_VERBOSE");
   const char* transport = getenv("BF_TRANSPORT");
   if (attached.ok()) {
     if (verbose && !attached.value().choice.empty()) fprintf(stderr, "backfield: transport %s\n", attached.value().choice.c_str());
-  } else if (verbose || (transport && strcmp(transport, "rdma") == 0)) {
+  } else if (verbose || (!own_fault && transport && strcmp(transport, "rdma") == 0)) {
     fprintf(stderr, "backfield: no session: %s\n", attached.status().message().c_str());
   }
 }
@@ -113,7 +113,7 @@ CUresult Session::start() {
     settings->cuda = cuda;
     return attach(*settings, &device_twice);
   }();
-  say_choice(attached);
+  say_choice(attached, device_twice);
   if (!attached.ok()) {
     bool none = attached.status().code() == StatusCode::kImpossible;
     return fail(attached.status(), device_twice ? CUDA_ERROR_INVALID_DEVICE
