@@ -141,7 +141,10 @@ void Session::end(Status why) noexcept {
     why_ = why;
     ended_.store(true, std::memory_order_release);
   }
-  report_now(why.message(), !client_left(why));
+  {
+    std::lock_guard guard(report_mutex_);  // the last report is behind one that is just being made
+    report_now(why.message(), !client_left(why));
+  }
   if (config.ended) config.ended(why);
   link.shut();
   inbox.stop();

@@ -47,6 +47,7 @@ class SessionTest : public testing::Test {
     ledger_.emplace(std::move(*ledger));
     config_.devices = {{64 * kMiB, 8 * kMiB}};
     config_.ledger = &*ledger_;
+    config_.report = [this](const control::WorkerReport& report) { report_ = report; };
     worker_ = std::thread([this] { why_ = server::serve_session(*pair_.worker, driver_.api, config_); });
     client_.emplace(*pair_.client);
     client_->use();
@@ -82,6 +83,7 @@ class SessionTest : public testing::Test {
   std::optional<test::TestClient> client_;
   std::thread worker_;
   Status why_;
+  control::WorkerReport report_;  // the last one; to be read after join()
   CUcontext context_ = nullptr;
 };
 
@@ -417,6 +419,8 @@ TEST_P(SessionViolations, EndTheSession) {
   }
   EXPECT_TRUE(client_->wait_lost());
   EXPECT_EQ(join().code(), StatusCode::kInvalid) << why_.message();
+  EXPECT_EQ(report_.reason, why_.message());
+  EXPECT_TRUE(report_.lost) << "its client is still there";
 }
 
 INSTANTIATE_TEST_SUITE_P(All, SessionViolations, testing::Range(0, 7));
@@ -432,6 +436,8 @@ TEST_F(SessionTest, ACutLinkEndsTheSession) {
     if (remote_cuStreamQuery(nullptr) != CUDA_SUCCESS) break;
   EXPECT_TRUE(client_->wait_lost());
   EXPECT_FALSE(join().ok());
+  EXPECT_FALSE(report_.reason.empty());
+  EXPECT_FALSE(report_.lost) << "the client has left, as far as the worker can tell";
 }
 
 // --- Order
