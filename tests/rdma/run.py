@@ -55,7 +55,7 @@ def main():
     parser.add_argument("--full", action="store_true", help="leave nothing out")
     parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--cache", type=pathlib.Path, help="where the VM's kernel is kept (default: in the build folder)")
-    parser.add_argument("--timeout", type=int, help="seconds for the VM (default 1500, full 7200)")
+    parser.add_argument("--timeout", type=int, help="seconds for the VM (default 1200, full 7200)")
     arguments = parser.parse_args()
     build = arguments.build.resolve()
     work = build / "rdma-vm"
@@ -64,7 +64,7 @@ def main():
     full = arguments.full or bool(os.environ.get("BF_E2E_FULL"))
     inside.write_text(script(build, [arguments.only] if arguments.only else PARTS, full))
     return subprocess.run([sys.executable, HERE / "vm.py", "--cache", arguments.cache or work, "--timeout",
-                           str(arguments.timeout or (7200 if full else 780)), "--", "bash", inside]).returncode
+                           str(arguments.timeout or (7200 if full else 1200)), "--", "bash", inside]).returncode
 
 
 if __name__ == "__main__":

@@ -14,6 +14,13 @@ using namespace std::chrono_literals;
 using control::deadline_in;
 using Clock = std::chrono::steady_clock;
 
+// Under sanitizers this is not the program that the promises are about: they are printed, and not asserted.
+#ifdef BF_SANITIZERS
+constexpr bool kPromised = false;
+#else
+constexpr bool kPromised = true;
+#endif
+
 double ms_since(Clock::time_point start) { return std::chrono::duration<double, std::milli>(Clock::now() - start).count(); }
 
 double quantile(std::vector<double> values, double at) {
@@ -75,7 +82,9 @@ TEST_F(Costs, TokenTlsAndLeaseAddLittleToAStart) {
   ASSERT_FALSE(HasFatalFailure());
   plain.print("--dev");
   secured.print("token and TLS");
-  EXPECT_LT(quantile(secured.ms[4], 0) - quantile(plain.ms[4], 0), 20);
+  if (kPromised) {
+    EXPECT_LT(quantile(secured.ms[4], 0) - quantile(plain.ms[4], 0), 20);
+  }
 }
 
 // All wait for the same GPUs and ask again every two seconds, as bfrun does, each on its own connection with token and TLS.
@@ -120,7 +129,9 @@ TEST_F(Costs, AThousandWaitingClientsAreAnsweredQuickly) {
     printf("1,000 clients, an answer: median %.2f ms, 99th percentile %.2f ms\n", quantile(all, 0.5), quantile(all, 0.99));
     best = std::min(best, quantile(all, 0.5));
   }
-  EXPECT_LT(best, 5.0);
+  if (kPromised) {
+    EXPECT_LT(best, 5.0);
+  }
   clients.clear();
   EXPECT_TRUE(eventually(5s, [&] { return server_->open_descriptors() <= before; })) << "and none is lost";
 }
