@@ -113,7 +113,7 @@ CUresult Session::start() {
     settings->cuda = cuda;
     return attach(*settings, &device_twice);
   }();
-  say_choice(attached, device_twice);
+  say_choice(attached, device_twice || attached.status().code() == StatusCode::kImpossible);
   if (!attached.ok()) {
     bool none = attached.status().code() == StatusCode::kImpossible;
     return fail(attached.status(), device_twice ? CUDA_ERROR_INVALID_DEVICE
