@@ -113,9 +113,9 @@ CUresult Session::start() {
     settings->cuda = cuda;
     return attach(*settings, &device_twice);
   }();
-  say_choice(attached, device_twice || attached.status().code() == StatusCode::kImpossible);
+  const bool none = attached.status().code() == StatusCode::kImpossible;
+  say_choice(attached, device_twice || none);
   if (!attached.ok()) {
-    bool none = attached.status().code() == StatusCode::kImpossible;
     return fail(attached.status(), device_twice ? CUDA_ERROR_INVALID_DEVICE
                                    : none       ? CUDA_ERROR_NO_DEVICE
                                                 : CUDA_ERROR_DEVICE_UNAVAILABLE);

@@ -14,11 +14,11 @@ using namespace std::chrono_literals;
 using control::deadline_in;
 using Clock = std::chrono::steady_clock;
 
-// Under sanitizers this is not the program that the promises are about: they are printed, and not asserted.
+// Times what is promised: code with sanitizers, compiled for speed of compiling, is not the program that the promises are about.
 #ifdef BF_SANITIZERS
-constexpr bool kPromised = false;
+constexpr double kSlower = 5;
 #else
-constexpr bool kPromised = true;
+constexpr double kSlower = 1;
 #endif
 
 double ms_since(Clock::time_point start) { return std::chrono::duration<double, std::milli>(Clock::now() - start).count(); }
@@ -82,9 +82,7 @@ TEST_F(Costs, TokenTlsAndLeaseAddLittleToAStart) {
   ASSERT_FALSE(HasFatalFailure());
   plain.print("--dev");
   secured.print("token and TLS");
-  if (kPromised) {
-    EXPECT_LT(quantile(secured.ms[4], 0) - quantile(plain.ms[4], 0), 20);
-  }
+  EXPECT_LT(quantile(secured.ms[4], 0) - quantile(plain.ms[4], 0), 20 * kSlower);
 }
 
 // All wait for the same GPUs and ask again every two seconds, as bfrun does, each on its own connection with token and TLS.
@@ -129,9 +127,7 @@ TEST_F(Costs, AThousandWaitingClientsAreAnsweredQuickly) {
     printf("1,000 clients, an answer: median %.2f ms, 99th percentile %.2f ms\n", quantile(all, 0.5), quantile(all, 0.99));
     best = std::min(best, quantile(all, 0.5));
   }
-  if (kPromised) {
-    EXPECT_LT(best, 5.0);
-  }
+  EXPECT_LT(best, 5 * kSlower);
   clients.clear();
   EXPECT_TRUE(eventually(5s, [&] { return server_->open_descriptors() <= before; })) << "and none is lost";
 }
