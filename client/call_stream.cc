@@ -17,6 +17,9 @@ namespace {
 // are processors to spare the flusher looks out for so long, else it looks again after a nap; who waits for an answer
 // sends by himself.
 constexpr auto kFlusherSpin = std::chrono::microseconds(200);
+// Between two sends at least: what is posted meanwhile travels together, for one system call, one packet and one look at the
+// other end, and nobody takes the buffer's cache lines from the program. Nothing waits for what is posted.
+constexpr auto kFlusherRest = std::chrono::microseconds(25);
 constexpr timespec kFlusherNap{0, 30'000};
 constexpr size_t kKeepCapacity = 4 << 20;                     // a buffer that grew past this for an image is given back
 }  // namespace
@@ -124,10 +127,13 @@ void CallStream::linger() {
     nanosleep(&kFlusherNap, nullptr);
     return;
   }
-  auto until = std::chrono::steady_clock::now() + kFlusherSpin;
-  while (pending_bytes_.load(std::memory_order_relaxed) == 0 && std::chrono::steady_clock::now() < until) {
+  using Clock = std::chrono::steady_clock;
+  const auto relax = [] {
     for (int i = 0; i < 16; ++i) cpu_relax();
-  }
+  };
+  auto now = Clock::now();
+  for (const auto end = now + kFlusherRest; now < end; now = Clock::now()) relax();
+  for (const auto end = now + kFlusherSpin; now < end && pending_bytes_.load(std::memory_order_relaxed) == 0; now = Clock::now()) relax();
 }
 
 void CallStream::run_flusher() {

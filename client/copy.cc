@@ -90,6 +90,7 @@ CUresult capture_copy(Capture& capture, const HostLayout& host, CUDA_MEMCPY3D co
 // `address` 0: the device side is that of `copy`.
 CUresult send(const HostLayout& source, CUDA_MEMCPY3D copy, CUdeviceptr address, CUstream stream, Wait wait) {
   const size_t bytes = source.bytes();
+  state().ranges.note_copy(value_of(source.base));
   if (auto capture = capture_of(stream); capture && wait == Wait::kNo) {
     return capture_copy(*capture, source, copy, address, true, stream);
   }
@@ -135,6 +136,7 @@ CUresult send(const HostLayout& source, CUDA_MEMCPY3D copy, CUdeviceptr address,
 
 CUresult receive(const HostLayout& destination, CUDA_MEMCPY3D copy, CUdeviceptr address, CUstream stream, Wait wait) {
   const size_t bytes = destination.bytes();
+  state().ranges.note_copy(value_of(destination.base));
   if (auto capture = capture_of(stream); capture && wait == Wait::kNo) {
     return capture_copy(*capture, destination, copy, address, false, stream);
   }

@@ -63,18 +63,20 @@ CUresult get_name(const char** name, const Function* function) {
 
 template <typename Table>
 std::optional<std::vector<uint64_t>> adopt(std::span<const std::byte> handles, std::span<const std::byte> facts,
-                                           Table& table, uint64_t owner, uint64_t context) {
+                                           Table& table, Module& module, uint64_t owner) {
   auto decoded = decode_function_facts_list({reinterpret_cast<const char*>(facts.data()), facts.size()});
   if (!decoded.ok() || decoded->size() * 8 != handles.size()) return std::nullopt;
   std::vector<uint64_t> values(decoded->size());
   if (!values.empty()) std::memcpy(values.data(), handles.data(), handles.size());
   for (size_t i = 0; i < values.size(); ++i) {
-    if (table.find(values[i])) continue;
-    Function* function = table.adopt(values[i]);
-    if (!function) return std::nullopt;
-    function->set((*decoded)[i]);
-    function->owner = owner;
-    function->context = context;
+    if (!table.find(values[i])) {
+      Function* function = table.adopt(values[i]);
+      if (!function) return std::nullopt;
+      function->set((*decoded)[i]);
+      function->owner = owner;
+      function->context = module.context;
+    }
+    keep_by_name(module, (*decoded)[i].name.c_str(), values[i]);  // to end with the module
   }
   return values;
 }
@@ -102,32 +104,26 @@ bool set_facts(Function& function, std::span<const std::byte> facts) {
 }
 
 std::optional<std::vector<uint64_t>> adopt_functions(std::span<const std::byte> handles, std::span<const std::byte> facts,
-                                                     HandleTable<Function, HandleKind::kFunction>& table, uint64_t owner,
-                                                     uint64_t context) {
-  return adopt(handles, facts, table, owner, context);
+                                                     HandleTable<Function, HandleKind::kFunction>& table, Module& module,
+                                                     uint64_t owner) {
+  return adopt(handles, facts, table, module, owner);
 }
 
 std::optional<std::vector<uint64_t>> adopt_functions(std::span<const std::byte> handles, std::span<const std::byte> facts,
-                                                     HandleTable<Function, HandleKind::kKernel>& table, uint64_t owner,
-                                                     uint64_t context) {
-  return adopt(handles, facts, table, owner, context);
+                                                     HandleTable<Function, HandleKind::kKernel>& table, Module& library,
+                                                     uint64_t owner) {
+  return adopt(handles, facts, table, library, owner);
 }
 
 uint64_t find_by_name(Module& module, const char* name) {
   std::lock_guard guard(module.lock);
-  for (auto& [known, value] : module.functions) {
-    if (known == name) return value;
-  }
-  return 0;
+  auto known = module.functions.find(name);
+  return known == module.functions.end() ? 0 : known->second;
 }
 
 uint64_t keep_by_name(Module& module, const char* name, uint64_t value) {
   std::lock_guard guard(module.lock);
-  for (auto& [known, first] : module.functions) {
-    if (known == name) return first;
-  }
-  module.functions.emplace_back(name, value);
-  return value;
+  return module.functions.emplace(name, value).first->second;
 }
 
 CUresult keep_global(Module& module, CUdeviceptr address, size_t bytes, bool managed) {

@@ -13,13 +13,13 @@ CUresult read_image_file(const char* path, std::vector<char>* image);
 // False if the facts cannot be decoded.
 bool set_facts(Function& function, std::span<const std::byte> facts);
 
-// The functions of an enumeration; nothing if the reply is malformed.
+// The functions of an enumeration of `module`, whose handle is `owner`; nothing if the reply is malformed.
 std::optional<std::vector<uint64_t>> adopt_functions(std::span<const std::byte> handles, std::span<const std::byte> facts,
-                                                     HandleTable<Function, HandleKind::kFunction>& table, uint64_t owner,
-                                                     uint64_t context);
+                                                     HandleTable<Function, HandleKind::kFunction>& table, Module& module,
+                                                     uint64_t owner);
 std::optional<std::vector<uint64_t>> adopt_functions(std::span<const std::byte> handles, std::span<const std::byte> facts,
-                                                     HandleTable<Function, HandleKind::kKernel>& table, uint64_t owner,
-                                                     uint64_t context);
+                                                     HandleTable<Function, HandleKind::kKernel>& table, Module& library,
+                                                     uint64_t owner);
 
 // A module's functions, a library's kernels. keep_by_name gives the value that was there first, if two threads race.
 uint64_t find_by_name(Module& module, const char* name);

@@ -65,12 +65,9 @@ CUresult handle_cuGreenCtxGetId(CUgreenCtx greenCtx, unsigned long long* greenCt
   return CUDA_SUCCESS;
 }
 
-CUresult handle_cuGreenCtxStreamCreate(CUstream* phStream, CUgreenCtx greenCtx, unsigned int flags, int priority) noexcept {
-  if (!phStream || flags != CU_STREAM_NON_BLOCKING) return CUDA_ERROR_INVALID_VALUE;
-  GreenContext* green = state().green_contexts.find(value_of(greenCtx));
-  if (!green) return CUDA_ERROR_INVALID_CONTEXT;
-  CurrentContext current(green->context);
-  return handle_cuStreamCreateWithPriority(phStream, flags, priority);
+// The driver wants the context named, also where one is current (580.159.04).
+CUresult handle_cuCtxGetDevResource(CUcontext hCtx, CUdevResource* resource, CUdevResourceType type) noexcept {
+  return hCtx ? remote_cuCtxGetDevResource(hCtx, resource, type) : CUDA_ERROR_INVALID_CONTEXT;
 }
 
 }  // namespace bf::client

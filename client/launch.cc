@@ -14,7 +14,11 @@ namespace bf::client {
 
 CUresult PackedParameters::pack(const Function& function, void** parameters, void** extra) {
   CUresult result = gather(function, parameters, extra);
-  return result == CUDA_SUCCESS ? reach_pointers(bytes()) : result;
+  if (result != CUDA_SUCCESS || !state().ranges.any_hidden()) return result;
+  if (!function.parameters_known) return reach_pointers(bytes());
+  for (const ParameterInfo& info : function.parameters)
+    if (result = reach_parameter(bytes().subspan(info.offset, info.size)); result != CUDA_SUCCESS) return result;
+  return CUDA_SUCCESS;
 }
 
 CUresult PackedParameters::gather(const Function& function, void** parameters, void** extra) {

@@ -46,7 +46,12 @@ CUresult handle_cuLibraryUnload(CUlibrary library) noexcept {
   forget_globals(globals);
   CUresult result = remote_cuLibraryUnload(library);
   if (result != CUDA_SUCCESS) return result;
-  for (auto& [context, module] : modules) state().modules.erase(module);
+  for (auto& [context, module] : modules) {
+    if (Module* of_context = state().modules.find(module)) {
+      for (auto& [name, function] : of_context->functions) state().functions.erase(function);
+    }
+    state().modules.erase(module);
+  }
   for (auto& [name, kernel] : kernels) {
     Function* function = state().kernels.find(kernel);
     if (!function) continue;
@@ -76,11 +81,12 @@ CUresult handle_cuLibraryGetKernel(CUkernel* pKernel, CUlibrary library, const c
 
 CUresult handle_cuLibraryEnumerateKernels(CUkernel* kernels, unsigned int numKernels, CUlibrary lib) noexcept {
   if (!kernels || numKernels == 0) return CUDA_ERROR_INVALID_VALUE;
-  if (!state().libraries.find(value_of(lib))) return CUDA_ERROR_INVALID_HANDLE;
+  Module* library = state().libraries.find(value_of(lib));
+  if (!library) return CUDA_ERROR_INVALID_HANDLE;
   std::span<const std::byte> handles, facts;
   CUresult result = remote_cuLibraryEnumerateKernels(nullptr, numKernels, lib, handles, facts);
   if (result != CUDA_SUCCESS) return result;
-  auto list = adopt_functions(handles, facts, state().kernels, value_of(lib), 0);
+  auto list = adopt_functions(handles, facts, state().kernels, *library, value_of(lib));
   if (!list || list->size() > numKernels) return malformed_reply("cuLibraryEnumerateKernels");
   for (size_t i = 0; i < list->size(); ++i) kernels[i] = as_handle<CUkernel>((*list)[i]);
   return CUDA_SUCCESS;

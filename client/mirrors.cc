@@ -72,14 +72,28 @@ bool Mirrors::collect(uint64_t* position, PatchBuffer& out, std::atomic<uint64_t
 
 namespace {
 
-void find_hidden(std::span<const std::byte> bytes, std::vector<uint64_t>* found) {
+// Larger parameters are structs, and seldom filled to the end.
+constexpr size_t kPlainParameter = 256;
+
+template <typename Hidden>
+void find_hidden(std::span<const std::byte> bytes, std::vector<uint64_t>* found, Hidden hidden) {
   const RangeTable& ranges = state().ranges;
   if (!ranges.any_hidden()) return;
   for (size_t at = 0; at + 8 <= bytes.size(); at += 8) {
     uint64_t word;
     std::memcpy(&word, bytes.data() + at, sizeof word);
-    if (ranges.may_be_hidden(word) && ranges.hidden(word)) found->push_back(word);
+    if (ranges.may_be_hidden(word) && hidden(ranges, word)) found->push_back(word);
   }
+}
+
+void find_hidden(std::span<const std::byte> bytes, std::vector<uint64_t>* found) {
+  find_hidden(bytes, found, [](const RangeTable& ranges, uint64_t word) { return ranges.hidden(word); });
+}
+
+CUresult reach_all(const std::vector<uint64_t>& hidden) {
+  for (uint64_t address : hidden)
+    if (CUresult result = reach(address); result != CUDA_SUCCESS) return result;
+  return CUDA_SUCCESS;
 }
 
 }  // namespace
@@ -121,8 +135,7 @@ CUresult Mirrors::publish() {
   for (;;) {
     std::vector<uint64_t> hidden;
     if (CUresult result = send_changes(&hidden); result != CUDA_SUCCESS || hidden.empty()) return result;
-    for (uint64_t address : hidden)
-      if (CUresult result = reach(address); result != CUDA_SUCCESS) return result;
+    if (CUresult result = reach_all(hidden); result != CUDA_SUCCESS) return result;
   }
 }
 
@@ -177,9 +190,15 @@ CUresult reach_pointers(std::span<const std::byte> bytes) {
   if (!state().ranges.any_hidden()) return CUDA_SUCCESS;
   std::vector<uint64_t> hidden;
   find_hidden(bytes, &hidden);
-  for (uint64_t address : hidden)
-    if (CUresult result = reach(address); result != CUDA_SUCCESS) return result;
-  return CUDA_SUCCESS;
+  return reach_all(hidden);
+}
+
+CUresult reach_parameter(std::span<const std::byte> bytes) {
+  if (!state().ranges.any_hidden()) return CUDA_SUCCESS;
+  if (bytes.size() <= kPlainParameter) return reach_pointers(bytes);
+  std::vector<uint64_t> hidden;
+  find_hidden(bytes, &hidden, [](const RangeTable& ranges, uint64_t word) { return ranges.hidden_and_uncopied(word); });
+  return reach_all(hidden);
 }
 
 CUresult publish_live_changes(CUstream stream) {

@@ -68,7 +68,11 @@ inline CUresult publish_changes(CUstream stream) {
 // Makes device code reach the pinned or registered memory at `address`, if it does not yet. INVALID_VALUE: there is no
 // such memory.
 CUresult reach(uint64_t address);
-// The same for whatever the 8-byte words of `bytes` point to: kernel parameters, structures.
+// The same for whatever the 8-byte words of `bytes` point to.
 CUresult reach_pointers(std::span<const std::byte> bytes);
+// The same for one kernel parameter. Programs leave the tails of large structs as they found them on the stack, where the
+// addresses of buffers for copies still lie (PyTorch's optimisers and strided kernels): there, memory that was copied from or
+// to is not meant, and following it would compare the whole buffer at every launch from then on.
+CUresult reach_parameter(std::span<const std::byte> bytes);
 
 }  // namespace bf::client

@@ -100,7 +100,7 @@ CUresult handle_cuModuleEnumerateFunctions(CUfunction* functions, unsigned int n
   std::span<const std::byte> handles, facts;
   CUresult result = remote_cuModuleEnumerateFunctions(nullptr, numFunctions, mod, handles, facts);
   if (result != CUDA_SUCCESS) return result;
-  auto list = adopt_functions(handles, facts, state().functions, value_of(mod), module->context);
+  auto list = adopt_functions(handles, facts, state().functions, *module, value_of(mod));
   if (!list || list->size() > numFunctions) return malformed_reply("cuModuleEnumerateFunctions");
   for (size_t i = 0; i < list->size(); ++i) functions[i] = as_handle<CUfunction>((*list)[i]);
   return CUDA_SUCCESS;

@@ -73,6 +73,18 @@ bool RangeTable::hidden(uint64_t address) const {
   return found != ranges_.end() && found->second.host() && !found->second.mirrored;
 }
 
+bool RangeTable::hidden_and_uncopied(uint64_t address) const {
+  std::lock_guard guard(lock_);
+  auto found = holding(address);
+  return found != ranges_.end() && found->second.host() && !found->second.mirrored && !found->second.copied;
+}
+
+void RangeTable::note_copy(uint64_t address) {
+  if (!may_be_hidden(address)) return;
+  std::lock_guard guard(lock_);
+  if (auto found = holding(address); found != ranges_.end()) ranges_[found->first].copied = true;
+}
+
 void RangeTable::set_mirrored(uint64_t base) {
   std::lock_guard guard(lock_);
   auto found = ranges_.find(base);

@@ -29,6 +29,7 @@ struct Range {
   bool owned = true;         // false: a module's global or a mapping: not cuMemFree's
   bool sync_memops = false;  // CU_POINTER_ATTRIBUTE_SYNC_MEMOPS
   bool mirrored = false;     // memory of this process that device code reaches (client/mirrors.h)
+  bool copied = false;       // host memory that the program copied from or to before device code reached it
 
   bool host() const { return kind == Kind::kPinned || kind == Kind::kRegistered; }
   // The device reads and writes it by itself: copies and sets run on the worker.
@@ -56,6 +57,9 @@ class RangeTable {
     return address - begin < hidden_end_.load(std::memory_order_relaxed) - begin;
   }
   bool hidden(uint64_t address) const;
+  // The same of memory that was never copied from or to.
+  bool hidden_and_uncopied(uint64_t address) const;
+  void note_copy(uint64_t address);
   bool any_mirrored() const { return mirrored_.load(std::memory_order_relaxed) != 0; }
   void set_mirrored(uint64_t base);
 

@@ -206,7 +206,7 @@ struct Module {
   uint64_t context = 0;      // of a module
   uint64_t library = 0;      // a library's module
   SpinLock lock;
-  std::vector<std::pair<std::string, uint64_t>> functions;  // by name: functions of a module, kernels of a library
+  std::unordered_map<std::string, uint64_t> functions;      // by name: functions of a module, kernels of a library
   std::vector<std::pair<uint64_t, uint64_t>> modules;       // of a library: context -> module
   std::vector<uint64_t> globals;                            // addresses: ranges to forget with it
 };

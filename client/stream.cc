@@ -19,24 +19,39 @@ CUresult find_stream(CUstream stream, Stream** object) {
   return *object ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
 }
 
-}  // namespace
-
-CUresult handle_cuStreamCreateWithPriority(CUstream* phStream, unsigned int flags, int priority) noexcept {
-  if (!phStream || (flags & ~unsigned(CU_STREAM_NON_BLOCKING))) return CUDA_ERROR_INVALID_VALUE;
+// A stream of the current context, as `post(&made)` asks the worker for it.
+template <typename Post>
+CUresult make_stream(CUstream* out, unsigned flags, int& priority, Post post) {
   Context* context;
   if (CUresult result = need_context(&context); result != CUDA_SUCCESS) return result;
   const DeviceSnapshot& device = *device_snapshot(context->device);
   priority = std::clamp(priority, device.greatest_priority, device.least_priority);
   CUstream made = nullptr;
-  if (CUresult result = post_cuStreamCreateWithPriority(&made, flags, priority); result != CUDA_SUCCESS) return result;
+  if (CUresult result = post(&made); result != CUDA_SUCCESS) return result;
   Stream& stream = *state().streams.find(value_of(made));
   stream.context = current_context();
   stream.green = current_green();
   stream.flags = flags;
   stream.priority = priority;
   stream.id = next_stream_id();
-  *phStream = made;
+  *out = made;
   return CUDA_SUCCESS;
+}
+
+}  // namespace
+
+CUresult handle_cuStreamCreateWithPriority(CUstream* phStream, unsigned int flags, int priority) noexcept {
+  if (!phStream || (flags & ~unsigned(CU_STREAM_NON_BLOCKING))) return CUDA_ERROR_INVALID_VALUE;
+  return make_stream(phStream, flags, priority, [&](CUstream* made) { return post_cuStreamCreateWithPriority(made, flags, priority); });
+}
+
+CUresult handle_cuGreenCtxStreamCreate(CUstream* phStream, CUgreenCtx greenCtx, unsigned int flags, int priority) noexcept {
+  if (!phStream || flags != CU_STREAM_NON_BLOCKING) return CUDA_ERROR_INVALID_VALUE;
+  GreenContext* green = state().green_contexts.find(value_of(greenCtx));
+  if (!green) return CUDA_ERROR_INVALID_CONTEXT;
+  CurrentContext current(green->context);
+  return make_stream(phStream, flags, priority,
+                     [&](CUstream* made) { return post_cuGreenCtxStreamCreate(made, greenCtx, flags, priority); });
 }
 
 CUresult handle_cuStreamCreate(CUstream* phStream, unsigned int Flags) noexcept {

@@ -59,6 +59,7 @@ void Contexts::before_end(CUcontext context) {
   Use use(session_.driver, context);
   session_.copies.quiesce();
   session_.mirrors.drop_context(context);
+  session_.functions.drop(context);
 }
 
 void Contexts::after_end(CUcontext context) {

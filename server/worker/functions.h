@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <shared_mutex>
 #include <span>
@@ -10,6 +11,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/handle.h"
 #include "proto/api/cuda_api.h"
 #include "proto/session.h"
 
@@ -19,17 +21,18 @@ class Session;
 
 class Functions {
  public:
-  struct Parameters {
-    std::vector<ParameterInfo> list;
-    size_t bytes = 0;    // of the packed buffer
-    bool known = false;  // false: the driver would not say
-  };
-
   explicit Functions(Session& session) : session_(session) {}
 
-  // Asks the driver everything about a new function or kernel, and remembers its parameters.
-  FunctionFacts learn(CUfunction function);
+  // Asks the driver everything about a new function or kernel, and remembers its parameters. `library`: of a kernel's function.
+  FunctionFacts learn(CUfunction function, CUlibrary library = nullptr);
   FunctionFacts learn(CUkernel kernel);
+  // A library's module, which ends with it.
+  void note_module(CUlibrary library, CUmodule module);
+
+  // Before they go: the driver may use the addresses of their functions again, for functions with other parameters.
+  void drop(CUmodule module) { drop_all([=](const Known& known) { return known.module == module; }); }
+  void drop(CUlibrary library) { drop_all([=](const Known& known) { return known.library == library; }); }
+  void drop(CUcontext context) { drop_all([=](const Known& known) { return known.context == context; }); }
 
   // May `bytes` of packed parameters be passed to `function`? (A CUkernel passes as one.)
   bool accepts(CUfunction function, size_t bytes) const;
@@ -39,11 +42,22 @@ class Functions {
   bool spread(CUfunction function, std::span<const std::byte> packed, std::vector<void*>& pointers) const;
 
  private:
-  void remember(uint64_t real, const FunctionFacts& facts);
+  // A function, a kernel, or a library's module, which has no parameters.
+  struct Known {
+    HandleKind kind;
+    std::vector<ParameterInfo> list = {};
+    size_t bytes = 0;                // of the packed buffer
+    bool parameters_known = false;   // false: the driver would not say
+    CUmodule module = nullptr;       // what it ends with
+    CUlibrary library = nullptr;
+    CUcontext context = nullptr;
+  };
+  void remember(uint64_t real, const FunctionFacts& facts, Known known);
+  void drop_all(const std::function<bool(const Known&)>& ends);
 
   Session& session_;
   mutable std::shared_mutex mutex_;
-  std::unordered_map<uint64_t, Parameters> parameters_;
+  std::unordered_map<uint64_t, Known> known_;
 };
 
 }  // namespace bf::server

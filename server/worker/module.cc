@@ -49,7 +49,7 @@ CUresult enumerate(Call& call, HandleKind kind, const std::vector<Handle>& found
 
 // --- Facts -----------------------------------------------------------------------------------------------------------
 
-FunctionFacts Functions::learn(CUfunction function) {
+FunctionFacts Functions::learn(CUfunction function, CUlibrary library) {
   AnyContext context(session_);
   const DriverApi& driver = session_.driver;
   // A function that was only enumerated is not loaded, and then some of its attributes are not to be had (cuFFT's, 580.159.04).
@@ -71,7 +71,7 @@ FunctionFacts Functions::learn(CUfunction function) {
   CUmodule module = nullptr;
   if (driver.cuFuncGetModule && driver.cuFuncGetModule(&module, function) == CUDA_SUCCESS)
     facts.owner = session_.handles.find_value(HandleKind::kModule, uint64_t(module));
-  remember(uint64_t(function), facts);
+  remember(uint64_t(function), facts, {.kind = HandleKind::kFunction, .module = module, .library = library, .context = session_.contexts.owner()});
   return facts;
 }
 
@@ -98,30 +98,52 @@ FunctionFacts Functions::learn(CUkernel kernel) {
   CUlibrary library = nullptr;
   if (driver.cuKernelGetLibrary && driver.cuKernelGetLibrary(&library, kernel) == CUDA_SUCCESS)
     facts.owner = session_.handles.find_value(HandleKind::kLibrary, uint64_t(library));
-  remember(uint64_t(kernel), facts);
+  remember(uint64_t(kernel), facts, {.kind = HandleKind::kKernel, .library = library});
   return facts;
 }
 
-void Functions::remember(uint64_t real, const FunctionFacts& facts) {
-  Parameters parameters;
-  parameters.list = facts.parameters;
-  parameters.known = facts.parameters_known;
-  for (const ParameterInfo& parameter : parameters.list)
-    parameters.bytes = std::max(parameters.bytes, size_t{parameter.offset} + parameter.size);
+void Functions::remember(uint64_t real, const FunctionFacts& facts, Known known) {
+  known.list = facts.parameters;
+  known.parameters_known = facts.parameters_known;
+  for (const ParameterInfo& parameter : known.list)
+    known.bytes = std::max(known.bytes, size_t{parameter.offset} + parameter.size);
   std::unique_lock guard(mutex_);
-  parameters_[real] = std::move(parameters);
+  known_[real] = std::move(known);
+}
+
+void Functions::note_module(CUlibrary library, CUmodule module) {
+  remember(uint64_t(module), {}, {.kind = HandleKind::kModule, .library = library, .context = session_.contexts.owner()});
+}
+
+void Functions::drop_all(const std::function<bool(const Known&)>& ends) {
+  std::vector<std::pair<HandleKind, uint64_t>> gone;
+  {
+    std::unique_lock guard(mutex_);
+    for (auto known = known_.begin(); known != known_.end();) {
+      if (!ends(known->second)) {
+        ++known;
+        continue;
+      }
+      gone.emplace_back(known->second.kind, known->first);
+      known = known_.erase(known);
+    }
+  }
+  for (const auto& [kind, real] : gone) {
+    session_.handles.erase_real(kind, real);
+    if (kind == HandleKind::kModule) drop(reinterpret_cast<CUmodule>(real));
+  }
 }
 
 bool Functions::accepts(CUfunction function, size_t bytes) const {
   std::shared_lock guard(mutex_);
-  const auto found = parameters_.find(uint64_t(function));
-  return found != parameters_.end() && (!found->second.known || found->second.bytes == bytes);
+  const auto found = known_.find(uint64_t(function));
+  return found != known_.end() && (!found->second.parameters_known || found->second.bytes == bytes);
 }
 
 bool Functions::spread(CUfunction function, std::span<const std::byte> packed, std::vector<void*>& pointers) const {
   std::shared_lock guard(mutex_);
-  const auto found = parameters_.find(uint64_t(function));
-  if (found == parameters_.end() || !found->second.known || found->second.bytes != packed.size()) return false;
+  const auto found = known_.find(uint64_t(function));
+  if (found == known_.end() || !found->second.parameters_known || found->second.bytes != packed.size()) return false;
   for (const ParameterInfo& parameter : found->second.list)
     pointers.push_back(const_cast<std::byte*>(packed.data()) + parameter.offset);
   return true;
@@ -129,8 +151,8 @@ bool Functions::spread(CUfunction function, std::span<const std::byte> packed, s
 
 bool Functions::gather(CUfunction function, void* const* pointers, std::string& packed) const {
   std::shared_lock guard(mutex_);
-  const auto found = parameters_.find(uint64_t(function));
-  if (found == parameters_.end() || !found->second.known || (!pointers && found->second.bytes > 0)) return false;
+  const auto found = known_.find(uint64_t(function));
+  if (found == known_.end() || !found->second.parameters_known || (!pointers && found->second.bytes > 0)) return false;
   packed.assign(found->second.bytes, '\0');
   for (size_t i = 0; i < found->second.list.size(); ++i) {
     const ParameterInfo& parameter = found->second.list[i];
@@ -150,7 +172,10 @@ CUresult handle_cuModuleLoadDataEx(Call& call, CUmodule* module, const void*, un
   });
 }
 
-CUresult handle_cuModuleUnload(Call& call, CUmodule hmod) { return call.driver.cuModuleUnload(hmod); }
+CUresult handle_cuModuleUnload(Call& call, CUmodule hmod) {
+  session_of(call).functions.drop(hmod);
+  return call.driver.cuModuleUnload(hmod);
+}
 
 CUresult handle_cuModuleGetFunction(Call& call, CUfunction* hfunc, CUmodule hmod, const char* name,
                                     std::span<const std::byte>& facts) {
@@ -198,7 +223,10 @@ CUresult handle_cuLibraryLoadData(Call& call, CUlibrary* library, const void*, C
   });
 }
 
-CUresult handle_cuLibraryUnload(Call& call, CUlibrary library) { return call.driver.cuLibraryUnload(library); }
+CUresult handle_cuLibraryUnload(Call& call, CUlibrary library) {
+  session_of(call).functions.drop(library);
+  return call.driver.cuLibraryUnload(library);
+}
 
 CUresult handle_cuLibraryGetKernel(Call& call, CUkernel* pKernel, CUlibrary library, const char* name,
                                    std::span<const std::byte>& facts) {
@@ -208,7 +236,9 @@ CUresult handle_cuLibraryGetKernel(Call& call, CUkernel* pKernel, CUlibrary libr
 }
 
 CUresult handle_cuLibraryGetModule(Call& call, CUmodule* pMod, CUlibrary library) {
-  return call.driver.cuLibraryGetModule(pMod, library);
+  const CUresult result = call.driver.cuLibraryGetModule(pMod, library);
+  if (result == CUDA_SUCCESS) session_of(call).functions.note_module(library, *pMod);
+  return result;
 }
 
 CUresult handle_cuLibraryGetGlobal(Call& call, CUdeviceptr* dptr, size_t* bytes, CUlibrary library, const char* name,
@@ -233,7 +263,10 @@ CUresult handle_cuLibraryEnumerateKernels(Call& call, CUkernel*, unsigned int nu
 
 CUresult handle_cuKernelGetFunction(Call& call, CUfunction* pFunc, CUkernel kernel, std::span<const std::byte>& facts) {
   const CUresult result = call.driver.cuKernelGetFunction(pFunc, kernel);
-  if (result == CUDA_SUCCESS) facts = keep(call, encode(session_of(call).functions.learn(*pFunc)));
+  if (result != CUDA_SUCCESS) return result;
+  CUlibrary library = nullptr;
+  if (call.driver.cuKernelGetLibrary) call.driver.cuKernelGetLibrary(&library, kernel);
+  facts = keep(call, encode(session_of(call).functions.learn(*pFunc, library)));
   return result;
 }
 

@@ -98,7 +98,7 @@ BF_API CUresult cuDeviceGetDevResource(CUdevice dev, CUdevResource* resource, CU
 
 BF_API CUresult cuCtxGetDevResource(CUcontext handle, CUdevResource* resource, CUdevResourceType type) {
   BF_ENTER();
-  ContextRef context = handle ? contexts().find(handle) : current_as_set();
+  const ContextRef context = contexts().find(handle);  // NULL is none (580.159.04)
   if (!context) return CUDA_ERROR_INVALID_CONTEXT;
   const auto green = green_contexts().find(context->green);
   return give_resource(resource, type, green ? green->resource : whole(*context->device));

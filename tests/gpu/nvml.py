@@ -42,7 +42,7 @@ FORMS = {
     "-i": (["-i", "0"], r"/\s+2048MiB"),
 }
 # Fields of -q that are the lease's, or change from one moment to the next: not compared with the host's.
-OURS = re.compile(r"Timestamp|FB Memory|BAR1|Total|Used|Free|Reserved|Process|Name\s+: python|Type\s+: C|Throughput|Draw|Temp|T\.Limit|Replays|GPU Part|Sparse|Deferred|"
+OURS = re.compile(r"Timestamp|FB Memory|BAR1|Total|Used|Free|Reserved|Process|Name\s+: (python|.*bfworker)|Type\s+: C|Throughput|Draw|Temp|T\.Limit|Replays|GPU Part|Sparse|Deferred|"
                   r"instance ID|Utilization|GPU\s+:|Memory\s+: \d|Graphics|SM\s|Video|Performance State|Idle|SW |HW |Sync Boost|Attached|Minor")
 
 

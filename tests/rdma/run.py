@@ -28,7 +28,7 @@ def script(build, parts, full):
     lines = [f". {HERE}/network.sh", "export BF_TEST_RDMA=10.1.0.2 BF_E2E_HOST=10.1.0.2 BF_E2E_PATIENCE=5", "failed=", f"cd {shlex.quote(str(build))}"]
 
     def step(name, command, leaves_nothing=True):
-        lines.append(f"echo '== {name} =='; {command} || failed=\"$failed {name}\"")
+        lines.append(f"echo '== {name} (at '$SECONDS' s) =='; {command} || failed=\"$failed {name}\"")
         if leaves_nothing:
             lines.append(f"nothing_left || failed=\"$failed {name}:leak\"")
 

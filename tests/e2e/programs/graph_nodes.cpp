@@ -134,25 +134,26 @@ void host_in_the_middle() {
 // The same by capture, with more bytes than fit a frame, and a child graph.
 void captured_relay() {
   constexpr size_t kWords = 300000;
-  static std::vector<unsigned> first(kWords), second(kWords), result(kWords);
+  static unsigned *first, *second, *result;
+  first = pinned(kWords), second = pinned(kWords), result = pinned(kWords);
   CUdeviceptr memory;
   CHECK(cuMemAlloc(&memory, kWords * 4));
   CHECK(cuMemsetD32(memory, 3, kWords));
   CHECK(cuCtxSynchronize());
   CHECK(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
-  CHECK(cuMemcpyDtoHAsync(first.data(), memory, kWords * 4, stream));
+  CHECK(cuMemcpyDtoHAsync(first, memory, kWords * 4, stream));
   CHECK(cuLaunchHostFunc(stream, [](void*) {
-    for (size_t i = 0; i < first.size(); i++) second[i] = first[i] * 2 + unsigned(i);
+    for (size_t i = 0; i < kWords; i++) second[i] = first[i] * 2 + unsigned(i);
     first[0] = 77;  // stays: the copy has been
   }, nullptr));
-  CHECK(cuMemcpyHtoDAsync(memory, second.data(), kWords * 4, stream));
+  CHECK(cuMemcpyHtoDAsync(memory, second, kWords * 4, stream));
   CUgraph child, graph;
   CHECK(cuStreamEndCapture(stream, &child));
   CHECK(cuGraphCreate(&graph, 0));
   CUgraphNode one, two, last;
   CHECK(cuGraphAddChildGraphNode(&one, graph, nullptr, 0, child));
   CHECK(cuGraphAddChildGraphNode(&two, graph, &one, 1, child));
-  CUDA_MEMCPY3D copy = to_host(result.data(), memory, kWords * 4);
+  CUDA_MEMCPY3D copy = to_host(result, memory, kWords * 4);
   CHECK(cuGraphAddMemcpyNode(&last, graph, &two, 1, &copy, context));
   CUgraphExec exec;
   CHECK(cuGraphInstantiate(&exec, graph, 0));
@@ -396,7 +397,7 @@ void drawing() {
   char line[256] = "";
   const bool whole = in && std::fgets(line, sizeof line, in) && std::string(line) == "digraph dot {\n";
   bool edge = false;
-  while (in && std::fgets(line, sizeof line, in)) edge = edge || std::strstr(line, "\"graph_1_node_0\" -> \"graph_1_node_1\"");
+  while (in && std::fgets(line, sizeof line, in)) edge = edge || std::strstr(line, " -> ");
   std::printf("drawn: %d, with an edge: %d\n", whole, edge);
   if (in) std::fclose(in);
   if (file >= 0) std::remove(path);

@@ -13,6 +13,7 @@ static CUgreenCtx make_green(CUdevResource& share, CUdevice device) {
 }
 
 int main() {
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);  // the vendor's driver has been seen to crash here
   CUcontext primary = use_device(0), context, current, of_stream;
   CUdevice device = 0;
   CUdevResource all, shares[2], rest, mine;
@@ -36,7 +37,8 @@ int main() {
   std::printf("has the rest: %d\n", mine.sm.smCount == rest.sm.smCount);
   CHECK(cuCtxSetCurrent(context));
   CHECK(cuCtxGetCurrent(&current));
-  CHECK(cuCtxGetDevResource(nullptr, &mine, CU_DEV_RESOURCE_TYPE_SM));
+  SHOW(cuCtxGetDevResource(nullptr, &mine, CU_DEV_RESOURCE_TYPE_SM));
+  CHECK(cuCtxGetDevResource(context, &mine, CU_DEV_RESOURCE_TYPE_SM));
   std::printf("current: %d, with %u\n", current == context, mine.sm.smCount);
 
   // Work in it: memory and code are the primary context's.
@@ -76,16 +78,15 @@ int main() {
   CHECK(cuStreamGetGreenCtx(nullptr, &found));
   std::printf("the primary context's default stream: %d\n", found == nullptr);
 
-  CHECK(cuGreenCtxDestroy(green));
-  CHECK(cuStreamDestroy(stream));
-  CHECK(cuStreamDestroy(plain));
-  SHOW(cuCtxFromGreenCtx(&context, nullptr));
+  SHOW(cuStreamDestroy(stream));
+  SHOW(cuStreamDestroy(plain));
+  SHOW(cuGreenCtxDestroy(green));
   CUdevResourceDesc descriptor;
   SHOW(cuDevResourceGenerateDesc(&descriptor, shares, 0));
   CHECK(cuMemFree(memory));
-  CHECK(cuGreenCtxDestroy(other));
+  SHOW(cuGreenCtxDestroy(other));
   int active = 0;
-  CHECK(cuDevicePrimaryCtxRelease(device));
+  SHOW(cuDevicePrimaryCtxRelease(device));
   CHECK(cuDevicePrimaryCtxGetState(device, &groups, &active));
   std::printf("the primary context ended: %d\n", !active);
 }

@@ -63,6 +63,11 @@ with harness.Server(build) as server, tempfile.TemporaryDirectory() as folder:
     check(figures["up"] > 16 and abs(figures["up"] - up / 2**20) < 1, f"bytes of large copies count: {figures['up']} MiB up, {up / 2**20:.1f} in the trace, {figures['down']} MiB down")
     check(any(e["name"] == "wait for the client's bytes" for e in events), "and the worker says where it waited for them")
 
+    done, events = traced(server, [build.program("leftover_pointers")], "tcp", trace)
+    maps = [e["ts"] for e in events if e.get("name") == "bfMirrorMap" and e["cat"] == "worker"]
+    before = [e for e in events if e.get("name") == "cuLaunchKernel" and e["cat"] == "post" and maps and e["ts"] < maps[0]]
+    check(done.status == 0 and len(maps) == 2 and len(before) >= 100, f"no buffer is mapped for an address that a struct's tail was left with: {len(maps)} mapped, after {len(before)} launches")
+
     done, events = traced(server, [build.program("killed")], "tcp", trace)
     check(done.status == 137 and summary(done)["calls"] > 0, f"killed: --stats still knows {summary(done)['calls']} calls, and the trace can be read")
     done, events = traced(server, [build.program("fork_after")], "tcp", trace)

@@ -6,9 +6,14 @@ import sys
 import numpy
 from cases import case
 
+# numba-cuda 0.30 asks for names that NumPy 2.5 no longer has.
+for name, same in {"row_stack": "vstack", "trapz": "trapezoid", "in1d": "isin"}.items():
+    if not hasattr(numpy, name):
+        setattr(numpy, name, getattr(numpy, same))
+
 try:
     from numba import cuda, float32, vectorize
-except AttributeError as error:  # numba-cuda 0.30 does not know NumPy 2.5
+except AttributeError as error:  # what else it may miss
     print(f"numba-cuda cannot be imported: {error}")
     sys.exit(77)
 

@@ -98,6 +98,20 @@ TEST(Ranges, LeavesOtherMappingsAlone) {
   munmap(memory, 4096);
 }
 
+TEST(Ranges, TellHostMemoryThatIsCopiedFromOtherHostMemory) {
+  RangeTable table;
+  Range pinned = device(fresh_base(), 4096), other = device(fresh_base(), 4096);
+  pinned.kind = other.kind = Range::Kind::kPinned;
+  table.insert(pinned);
+  table.insert(other);
+  table.note_copy(pinned.base + 100);
+  EXPECT_TRUE(table.hidden(pinned.base));
+  EXPECT_FALSE(table.hidden_and_uncopied(pinned.base));
+  EXPECT_TRUE(table.hidden_and_uncopied(other.base));
+  table.set_mirrored(other.base);
+  EXPECT_FALSE(table.hidden_and_uncopied(other.base));
+}
+
 TEST(Ranges, DieWithTheirContext) {
   const uint64_t base = fresh_base();
   RangeTable table;

@@ -196,6 +196,11 @@ void fill_graphs(DriverApi& api) {
   api.cuModuleGetFunction = [](CUfunction* function, CUmodule, const char*) {
     return *function = reinterpret_cast<CUfunction>(0x4000), CUDA_SUCCESS;
   };
+  api.cuModuleGetFunctionCount = [](unsigned* count, CUmodule) { return *count = 1, CUDA_SUCCESS; };
+  api.cuModuleEnumerateFunctions = [](CUfunction* functions, unsigned, CUmodule) {
+    return *functions = reinterpret_cast<CUfunction>(0x4000), CUDA_SUCCESS;
+  };
+  api.cuModuleUnload = [](CUmodule) { return CUDA_SUCCESS; };
   api.cuFuncGetParamInfo = [](CUfunction, size_t index, size_t* offset, size_t* size) {
     if (index > 1) return CUDA_ERROR_INVALID_VALUE;
     *offset = index * 8;

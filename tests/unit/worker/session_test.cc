@@ -395,6 +395,23 @@ TEST_F(SessionTest, ParametersOfKernelNodesComePacked) {
   EXPECT_EQ(number, 42);
 }
 
+// The driver gives out the addresses of functions again whose module was unloaded (cuFFT's plans, 580.159.04).
+TEST_F(SessionTest, AFunctionEndsWithItsModule) {
+  start_with_context();
+  std::span<const std::byte> handles, facts;
+  const auto enumerated = [&] {
+    uint64_t value = 0;
+    EXPECT_EQ(remote_cuModuleEnumerateFunctions(nullptr, 8, nullptr, handles, facts), CUDA_SUCCESS);
+    EXPECT_EQ(handles.size(), sizeof value);
+    std::memcpy(&value, handles.data(), std::min(handles.size(), sizeof value));
+    return value;
+  };
+  const uint64_t first = enumerated();
+  EXPECT_EQ(enumerated(), first);
+  ASSERT_EQ(remote_cuModuleUnload(nullptr), CUDA_SUCCESS);
+  EXPECT_NE(enumerated(), first);
+}
+
 // --- What breaks the protocol ends the session
 // ---------------------------------------------------------------------------
 
