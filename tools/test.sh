@@ -16,10 +16,11 @@ install_test_extras
 require_cuda_toolkit
 
 jobs=$(nproc)
+at_once=$((jobs + jobs / 2))  # tests: many wait for something
 failed=()
 configure() { cmake -S . -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBF_PRECOMPILE=ON "$@" >/dev/null; }
 # Clang takes half of GCC's time for code with sanitizers; and so both compilers see everything.
-sanitizing=(-DBF_FUZZ_SECONDS=10)
+sanitizing=(-DBF_FUZZ_SECONDS=5)
 [ ! -e "$(clang++-14 -print-runtime-dir 2>/dev/null)/libclang_rt.asan-x86_64.so" ] || sanitizing+=(-DCMAKE_CXX_COMPILER=clang++-14)
 stage() { echo "== $1 (after $SECONDS s) =="; }
 sanitized() {  # folder sanitizer labels [target ...]
@@ -27,7 +28,7 @@ sanitized() {  # folder sanitizer labels [target ...]
   configure -B "$1" -DBF_SANITIZE="$2" "${sanitizing[@]}"
   cmake --build "$1" -j "$jobs" ${4:+--target "${@:4}"} | tail -n 1
   stage "$2: tests"
-  if ctest --test-dir "$1" -j "$jobs" -L "$3" --output-on-failure --no-tests=error >"$1/tests.log"; then
+  if ctest --test-dir "$1" -j "$at_once" -L "$3" --output-on-failure --no-tests=error >"$1/tests.log"; then
     tail -n 20 "$1/tests.log"
   else
     failed+=("$2")
@@ -48,5 +49,5 @@ configure -B build -DBF_TESTS=programs
 cmake --build build -j "$jobs" | tail -n 1
 stage "everything: tests"
 [ ${#failed[@]} -eq 0 ] || echo "FAILED under sanitizers: ${failed[*]} (the output is above)"
-ctest --test-dir build -j "$jobs" -LE contract --output-on-failure || failed+=("the suite")
+ctest --test-dir build -j "$at_once" -LE contract --output-on-failure || failed+=("the suite")
 [ ${#failed[@]} -eq 0 ]
