@@ -18,6 +18,7 @@ inline constexpr size_t kStringBytes = 1 << 20;          // names, JIT options a
 inline constexpr size_t kImageBytes = size_t{2} << 30;   // one code image (cubin, fatbin, PTX); cuDNN's largest is under 1 GiB
 inline constexpr size_t kBulkBlockBytes = 1 << 20;       // one bulk block: large enough to amortise a wake-up, small enough to pipeline
 inline constexpr uint32_t kBulkBlocks = 64;              // landing ring of one direction: 64 MiB covers 10 ms at 6 GB/s
+inline constexpr uint32_t kTcpBulkBlocks = 256;          // the same of tcp: a batch arrives while the GPU is busy with the one before
 inline constexpr uint32_t kBulkChannels = 4;             // data connections of one TCP session
 inline constexpr uint32_t kDevices = 16;                 // GPUs of one lease
 inline constexpr uint32_t kSessionsPerLease = 512;       // ledger slots: processes of one program tree

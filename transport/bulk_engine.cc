@@ -7,8 +7,14 @@ Status never_agreed() { return {StatusCode::kInvalid, "the peer sent a bulk bloc
 
 }  // namespace
 
-BulkEngine::BulkEngine(uint32_t channels, uint64_t send_window, bool places, std::function<void()> link_failed)
-    : queue_(send_window), channels_(channels), places_(places), link_failed_(std::move(link_failed)) {}
+BulkEngine::BulkEngine(uint32_t channels, uint32_t ring_blocks, uint64_t send_window, bool places,
+                       std::function<void()> link_failed)
+    : ring_blocks_(ring_blocks),
+      queue_(send_window),
+      window_(ring_blocks),
+      channels_(channels),
+      places_(places),
+      link_failed_(std::move(link_failed)) {}
 
 void BulkEngine::start(BulkSink& sink) {
   std::lock_guard lock(threads_mutex_);

@@ -30,7 +30,8 @@ class BulkEngine : public Bulk {
 
  protected:
   // `link_failed` shuts the whole link; called from transport threads. A derived class calls stop() in its destructor.
-  BulkEngine(uint32_t channels, uint64_t send_window, bool places, std::function<void()> link_failed);
+  // `ring_blocks`: of both directions; `send_window`: as many, or kUnbounded.
+  BulkEngine(uint32_t channels, uint32_t ring_blocks, uint64_t send_window, bool places, std::function<void()> link_failed);
 
   // write() and read() fail with kUnavailable when the peer left, and with anything else when the link is broken.
   // Sends one job; returns when its bytes are no longer needed.
@@ -51,11 +52,12 @@ class BulkEngine : public Bulk {
   // The bytes are there: tells the sink.
   Status landed(const Block& block, const Target& target);
   std::byte* slot(uint64_t sequence) const {
-    return ring_.data() + sequence % limits::kBulkBlocks * limits::kBulkBlockBytes;
+    return ring_.data() + sequence % ring_blocks_ * limits::kBulkBlockBytes;
   }
 
+  const uint32_t ring_blocks_;
   SendQueue queue_;
-  ReceiveWindow window_{limits::kBulkBlocks};
+  ReceiveWindow window_;
   std::span<std::byte> ring_;  // set by the derived constructor; empty: no memory, start() fails
 
  private:

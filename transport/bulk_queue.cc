@@ -154,6 +154,10 @@ void SendQueue::fail_locked(const Status& why) {
   }
 }
 
+ReceiveWindow::ReceiveWindow(uint32_t ring_blocks) : slots_(ring_blocks), places_(ring_blocks) {
+  for (uint32_t slot = ring_blocks; slot > 0; --slot) free_.push_back(slot - 1);
+}
+
 bool ReceiveWindow::admit(const Block& block) {
   if (block.bytes == 0 || block.bytes > limits::kBulkBlockBytes) return false;
   std::lock_guard lock(mutex_);
@@ -162,8 +166,15 @@ bool ReceiveWindow::admit(const Block& block) {
   Slot& slot = slots_[block.sequence % slots_.size()];
   if (slot != Slot::kEmpty) return false;
   slot = Slot::kHeld;
+  places_[block.sequence % slots_.size()] = free_.back();  // there is one: as many are taken as blocks are held
+  free_.pop_back();
   seen_ = std::max(seen_, block.sequence + 1);
   return true;
+}
+
+uint32_t ReceiveWindow::last_freed_slot(const Block& block) const {
+  std::lock_guard lock(mutex_);
+  return places_[block.sequence % slots_.size()];
 }
 
 bool ReceiveWindow::release(const Block& block) {
@@ -172,6 +183,7 @@ bool ReceiveWindow::release(const Block& block) {
   Slot& slot = slots_[block.sequence % slots_.size()];
   if (slot != Slot::kHeld) return false;
   slot = Slot::kReleased;
+  free_.push_back(places_[block.sequence % slots_.size()]);
   while (slots_[released_ % slots_.size()] == Slot::kReleased) slots_[released_++ % slots_.size()] = Slot::kEmpty;
   return true;
 }

@@ -88,10 +88,13 @@ class SendQueue {
 
 class ReceiveWindow {
  public:
-  explicit ReceiveWindow(uint32_t ring_blocks) : slots_(ring_blocks) {}
+  explicit ReceiveWindow(uint32_t ring_blocks);
 
   // True if the block keeps every bound, lies in the window and comes for the first time. False: the peer is broken.
   bool admit(const Block& block);
+  // Where to put an admitted block, for a receiver that may choose: the slot that was free last, so that no more of the ring
+  // is touched than was ever full at once.
+  uint32_t last_freed_slot(const Block& block) const;
   // False if the block is not held (released twice, or never came): nothing changes.
   bool release(const Block& block);
 
@@ -105,6 +108,8 @@ class ReceiveWindow {
 
   mutable std::mutex mutex_;
   std::vector<Slot> slots_;
+  std::vector<uint32_t> places_;  // the slot that was free last when it was admitted, of each
+  std::vector<uint32_t> free_;    // the last freed at the end
   uint64_t released_ = 0;
   uint64_t announced_ = 0;
   uint64_t seen_ = 0;  // 1 + the highest sequence admitted

@@ -50,10 +50,10 @@ class TcpStream : public Stream {
 class TcpBulk : public BulkEngine {
  public:
   TcpBulk(std::vector<TcpConnection> channels, std::function<void()> link_failed)
-      : BulkEngine(uint32_t(channels.size()), limits::kBulkBlocks, true, std::move(link_failed)),
+      : BulkEngine(uint32_t(channels.size()), limits::kTcpBulkBlocks, limits::kTcpBulkBlocks, true, std::move(link_failed)),
         channels_(std::move(channels)) {
     // Pages come into being when a block lands in them, so a side that always places pays nothing.
-    constexpr size_t kBytes = limits::kBulkBlocks * limits::kBulkBlockBytes;
+    constexpr size_t kBytes = limits::kTcpBulkBlocks * limits::kBulkBlockBytes;
     void* memory = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory != MAP_FAILED) ring_ = {static_cast<std::byte*>(memory), kBytes};
   }
@@ -81,6 +81,7 @@ class TcpBulk : public BulkEngine {
     if (!event->is_block) return true;
     auto to = target(event->block);
     if (!to.ok()) return to.status();
+    if (!to->placed) to->data = ring_.data() + window_.last_freed_slot(event->block) * limits::kBulkBlockBytes;
     auto whole = connection.receive_all({to->data, event->block.bytes});
     if (hung_up_) return false;
     if (!whole.ok()) return whole;
@@ -105,7 +106,7 @@ class TcpBulk : public BulkEngine {
 class TcpLink : public Link {
  public:
   TcpLink(TcpConnection calls, TcpConnection side, std::vector<TcpConnection> bulk)
-      : limits_{"tcp", false, true, limits::kBulkBlocks, uint32_t(bulk.size()), false},
+      : limits_{"tcp", false, true, limits::kTcpBulkBlocks, uint32_t(bulk.size()), false},
         calls_(std::move(calls)),
         side_(std::move(side)),
         bulk_(std::move(bulk), [this] { shut(); }) {}

@@ -11,6 +11,7 @@
 namespace bf::server {
 namespace {
 
+constexpr size_t kRingSlab = 64 << 20;
 constexpr auto kPatience = std::chrono::milliseconds(50);  // then ask whether the context still works
 constexpr auto kEager = std::chrono::milliseconds(2);      // after the last progress: poll often, then less
 constexpr auto kRelaxed = std::chrono::microseconds(200);  // 32 blocks of the ring cover it at 160 GB/s
@@ -20,7 +21,8 @@ constexpr auto kRelaxed = std::chrono::microseconds(200);  // 32 blocks of the r
 Copies::Copies(const DriverApi& driver, Fences& fences, Staging& staging, Inbox& inbox, Outbox& outbox,
                std::span<std::byte> ring)
     : driver_(driver), fences_(fences), staging_(staging), inbox_(inbox), outbox_(outbox) {
-  if (!ring.empty()) ring_.adopt(ring.data(), ring.size());
+  for (size_t at = 0; at < ring.size(); at += kRingSlab)
+    ring_.emplace_back().adopt(ring.data() + at, std::min(kRingSlab, ring.size() - at));
 }
 
 Copies::~Copies() {
@@ -167,6 +169,12 @@ bool Copies::take_slot(size_t bytes, StagingSlot& slot) {
 // --- Linear copies
 // -------------------------------------------------------------------------------------------------------
 
+// Is the slab of a landed block pinned? It is the first time one lands there.
+bool Copies::ring_pinned(const std::byte* block) {
+  std::lock_guard guard(ring_mutex_);
+  return ring_[size_t(block - ring_.front().data()) / kRingSlab].pin(driver_);
+}
+
 CUresult Copies::to_device(CUdeviceptr dst, size_t bytes, std::span<const std::byte> payload, uint64_t transfer,
                            CUstream stream) {
   if (transfer == 0) {
@@ -179,9 +187,10 @@ CUresult Copies::to_device(CUdeviceptr dst, size_t bytes, std::span<const std::b
     Inbox::Landed landed;
     if (!inbox_.wait(transfer, offset, landed)) return CUDA_ERROR_OPERATING_SYSTEM;  // nobody will read it
     const size_t count = std::min<size_t>(landed.block.bytes, bytes - offset);
+    const bool pinned = ring_pinned(landed.data);
     // After a failure the rest of the transfer is still coming and must leave the ring.
     if (result == CUDA_SUCCESS) result = driver_.cuMemcpyHtoDAsync_v2(dst + offset, landed.data, count, stream);
-    if (result == CUDA_SUCCESS && ring_.pinned()) {
+    if (result == CUDA_SUCCESS && pinned) {
       result = fence_reading(stream, {{}, true, landed.block, {}});
     } else {
       inbox_.release(landed.block);
@@ -373,7 +382,10 @@ void Copies::quiesce() {
     if (!reading && !outbox_.pieces_open()) break;
     sleep_briefly();
   }
-  ring_.unpin(driver_);
+  {
+    std::lock_guard guard(ring_mutex_);
+    for (PinnedRegion& slab : ring_) slab.unpin(driver_);
+  }
   staging_.unpin();
   fences_.region().unpin(driver_);
   std::lock_guard guard(mutex_);
@@ -381,7 +393,8 @@ void Copies::quiesce() {
 }
 
 void Copies::renew() {
-  ring_.pin(driver_);  // refused: copies from it are pageable, and the driver has read a block when the call returns
+  // Refused: copies from it are pageable, and the driver has read a block when the call returns.
+  if (!ring_.empty()) ring_pinned(ring_.front().data());
   staging_.renew();
   fences_.renew();
 }

@@ -70,13 +70,15 @@ class Copies {
   void nudge();
   size_t open_count();
   bool context_broken();
+  bool ring_pinned(const std::byte* block);
 
   const DriverApi& driver_;
   Fences& fences_;
   Staging& staging_;
   Inbox& inbox_;
   Outbox& outbox_;
-  PinnedRegion ring_;
+  std::mutex ring_mutex_;
+  std::vector<PinnedRegion> ring_;  // in slabs: what is never used is never pinned
 
   std::mutex mutex_;  // of readings_, and of the completion thread's sleep
   std::condition_variable work_;

@@ -19,8 +19,8 @@ bool Inbox::landed(const transport::Block& block, std::byte* data) noexcept {
     bulk_.release(block);
     return true;
   }
-  // The ring has kBulkBlocks slots; a transport that claims more has lost count.
-  if (blocks_.size() >= limits::kBulkBlocks * 4) return false;
+  // No ring has more slots; a transport that claims more has lost count.
+  if (blocks_.size() >= limits::kTcpBulkBlocks) return false;
   if (!blocks_.emplace(std::pair(block.transfer, block.offset), Landed{block, data}).second) return false;
   bytes_.fetch_add(block.bytes, std::memory_order_relaxed);
   changed_.notify_all();

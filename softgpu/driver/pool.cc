@@ -1,5 +1,6 @@
 #include "softgpu/driver/pool.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "softgpu/driver/driver.h"
@@ -21,10 +22,38 @@ void make_default_pool(Device& device) {
   device.default_pool = device.current_pool = pool;
 }
 
+namespace {
+
+// Whole blocks that were freed, as long as the pool holds no more than its threshold.
+void keep(MemoryPool& pool, uint64_t bytes) {
+  bytes = bytes / kBlockBytes * kBlockBytes;
+  std::lock_guard lock(pool.mutex);
+  if (pool.used + pool.kept + bytes > pool.release_threshold) return;
+  if (device_at(pool.device)->memory.charge(bytes)) pool.kept += bytes;
+}
+
+// At most `bytes` of what is kept.
+void let_go(MemoryPool& pool, uint64_t bytes) {
+  std::lock_guard lock(pool.mutex);
+  bytes = std::min(bytes, pool.kept);
+  device_at(pool.device)->memory.uncharge(bytes);
+  pool.kept -= bytes;
+}
+
+uint64_t blocks(uint64_t bytes) { return (bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes; }
+
+uint64_t reserved(MemoryPool& pool) {
+  std::lock_guard lock(pool.mutex);
+  return blocks(pool.used) + pool.kept;
+}
+
+}  // namespace
+
 AllocationRef allocate_from_pool(Context& context, const MemoryPoolRef& pool, uint64_t bytes) {
   if (pool->max_bytes && pool->used + bytes > pool->max_bytes) return nullptr;
   // The pool's device, which need not be the context's.
   Context& owner = pool->device == context.device->ordinal ? context : *device_at(pool->device)->primary;
+  let_go(*pool, blocks(bytes));
   uint64_t address = device_at(pool->device)->memory.allocate(bytes);
   if (!address) return nullptr;
   auto allocation = std::make_shared<Allocation>();
@@ -52,6 +81,7 @@ void run_free(CUdeviceptr address) {
   if (!allocation) return;
   forget_pool_bytes(*allocation);
   release_memory(*allocation);
+  if (allocation->pool) keep(*allocation->pool, allocation->bytes);
 }
 
 namespace {
@@ -137,16 +167,20 @@ BF_API CUresult cuMemPoolDestroy(CUmemoryPool handle) {
   BF_TRY(find_pool(handle, &pool));
   if (pool->is_default) return CUDA_ERROR_INVALID_VALUE;
   memory_pools().remove(handle);
+  let_go(*pool, UINT64_MAX);
   Device& device = *device_at(pool->device);
   std::lock_guard lock(device.pool_mutex);
   if (device.current_pool == pool) device.current_pool = device.default_pool;
   return CUDA_SUCCESS;
 }
 
-BF_API CUresult cuMemPoolTrimTo(CUmemoryPool handle, size_t) {
+BF_API CUresult cuMemPoolTrimTo(CUmemoryPool handle, size_t least) {
   BF_ENTER();
   MemoryPoolRef pool;
-  return find_pool(handle, &pool);  // nothing is ever kept
+  BF_TRY(find_pool(handle, &pool));
+  const uint64_t held = reserved(*pool);
+  if (held > least) let_go(*pool, (held - least) / kBlockBytes * kBlockBytes);
+  return CUDA_SUCCESS;
 }
 
 BF_API CUresult cuMemPoolSetAttribute(CUmemoryPool handle, CUmemPool_attribute attribute, void* value) {
@@ -182,7 +216,6 @@ BF_API CUresult cuMemPoolGetAttribute(CUmemoryPool handle, CUmemPool_attribute a
   MemoryPoolRef pool;
   BF_TRY(find_pool(handle, &pool));
   if (!value) return CUDA_ERROR_INVALID_VALUE;
-  auto blocks = [](uint64_t bytes) { return (bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes; };
   switch (attribute) {
     case CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES:
       *(int*)value = pool->reuse_event;
@@ -197,10 +230,10 @@ BF_API CUresult cuMemPoolGetAttribute(CUmemoryPool handle, CUmemPool_attribute a
       *(uint64_t*)value = pool->release_threshold;
       return CUDA_SUCCESS;
     case CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT:
-      *(uint64_t*)value = blocks(pool->used);
+      *(uint64_t*)value = reserved(*pool);
       return CUDA_SUCCESS;
     case CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH:
-      *(uint64_t*)value = blocks(pool->used_high);
+      *(uint64_t*)value = std::max(blocks(pool->used_high), reserved(*pool));
       return CUDA_SUCCESS;
     case CU_MEMPOOL_ATTR_USED_MEM_CURRENT:
       *(uint64_t*)value = pool->used;

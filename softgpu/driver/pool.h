@@ -1,8 +1,9 @@
 // Stream-ordered allocation. An address is given out at the call; the bytes return to the device when the stream
-// reaches the free. Pools only count: memory that is free in one is free for all.
+// reaches the free. Pools only count: what one keeps, up to its release threshold, is charged to the device and has no address.
 #pragma once
 
 #include <atomic>
+#include <mutex>
 
 #include "softgpu/driver/context.h"
 
@@ -15,6 +16,8 @@ struct MemoryPool {
   uint64_t max_bytes = 0;  // 0: no limit of its own
   std::atomic<uint64_t> used{0}, used_high{0};
   std::atomic<uint64_t> release_threshold{0};
+  std::mutex mutex;   // of the next
+  uint64_t kept = 0;  // whole blocks
   std::atomic<int> reuse_event{1}, reuse_opportunistic{1}, reuse_internal{1};
 };
 using MemoryPoolRef = std::shared_ptr<MemoryPool>;

@@ -124,6 +124,7 @@ BF_API CUresult cuMemMap(CUdeviceptr address, size_t bytes, size_t offset, CUmem
   if (!memory || flags || !whole_blocks(bytes) || offset % kBlockBytes || address % kBlockBytes)
     return CUDA_ERROR_INVALID_VALUE;
   if (offset > memory->bytes || bytes > memory->bytes - offset) return CUDA_ERROR_INVALID_VALUE;
+  if (bytes < memory->bytes) return CUDA_ERROR_NOT_SUPPORTED;  // a part of it, at an address that is taken too (580.159.04)
   if (!inside_reservation(address, bytes)) return CUDA_ERROR_INVALID_VALUE;
   auto range = std::make_shared<Allocation>();
   range->begin = address;

@@ -17,7 +17,6 @@ namespace {
 using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 constexpr size_t kBlock = limits::kBulkBlockBytes;
-constexpr uint32_t kRing = limits::kBulkBlocks;
 
 class BulkContract : public testing::TestWithParam<Kind> {
  protected:
@@ -159,48 +158,50 @@ TEST_P(BulkContract, BothDirectionsFromSeveralThreadsAlwaysFinish) {
 }
 
 TEST_P(BulkContract, AFullRingStallsTheSenderButNotSend) {
+  const uint32_t ring = pair_.worker->limits().ring_blocks;
   SentCounter sent;
   std::vector<std::byte> source(1000);
   Sink unused, sink;  // `sink` keeps every slot
   unused.attach(pair_.client->bulk());
   sink.attach(pair_.worker->bulk());
   auto before = Clock::now();
-  for (uint64_t i = 0; i < 3 * kRing; i++)
+  for (uint64_t i = 0; i < 3 * ring; i++)
     EXPECT_EQ(pair_.client->bulk().send(i, source.data(), 1000, sent.callback()), i + 1);
   EXPECT_LT(Clock::now() - before, kPromptly);
-  ASSERT_TRUE(sink.wait_landed(kRing));
+  ASSERT_TRUE(sink.wait_landed(ring));
   std::this_thread::sleep_for(100ms);
-  EXPECT_EQ(sink.landed_count(), kRing) << "blocks came past the window";
+  EXPECT_EQ(sink.landed_count(), ring) << "blocks came past the window";
 
-  // Any order; as long as block 0 is held, block kRing stays out.
+  // Any order; as long as block 0 is held, block ring stays out.
   auto held = sink.blocks();
   std::sort(held.begin(), held.end(), [](auto& a, auto& b) { return a.sequence < b.sequence; });
   std::shuffle(held.begin() + 1, held.end(), std::mt19937(1));
   for (size_t i = 1; i < held.size(); i++) pair_.worker->bulk().release(held[i]);
   std::this_thread::sleep_for(100ms);
-  EXPECT_EQ(sink.landed_count(), kRing);
+  EXPECT_EQ(sink.landed_count(), ring);
   pair_.worker->bulk().release(held[0]);
-  ASSERT_TRUE(sink.wait_landed(2 * kRing));
+  ASSERT_TRUE(sink.wait_landed(2 * ring));
 
   // One release lets exactly one block in.
   held = sink.blocks();
-  auto next = std::find_if(held.begin(), held.end(), [](auto& block) { return block.sequence == kRing; });
+  auto next = std::find_if(held.begin(), held.end(), [ring](auto& block) { return block.sequence == ring; });
   ASSERT_NE(next, held.end());
   pair_.worker->bulk().release(*next);
   pair_.worker->bulk().release(*next);  // twice counts once
-  ASSERT_TRUE(sink.wait_landed(2 * kRing + 1));
+  ASSERT_TRUE(sink.wait_landed(2 * ring + 1));
   std::this_thread::sleep_for(50ms);
-  EXPECT_EQ(sink.landed_count(), 2 * kRing + 1);
+  EXPECT_EQ(sink.landed_count(), 2 * ring + 1);
 
   pair_.client->bulk().stop();
-  EXPECT_EQ(sent.ok() + sent.failed(), int(3 * kRing));
+  EXPECT_EQ(sent.ok() + sent.failed(), int(3 * ring));
   EXPECT_GE(sent.failed(), 1);
 }
 
 TEST_P(BulkContract, RingSlotsAreDistinctAndKeepTheirBytes) {
+  const uint32_t ring = pair_.worker->limits().ring_blocks;
   std::mutex mutex;
   std::map<uint64_t, std::byte*> places;
-  auto source = random_bytes(kRing * kBlock, 2);
+  auto source = random_bytes(ring * kBlock, 2);
   SentCounter sent;
   Sink unused, sink;
   sink.on_landed = [&](const Block& block, std::byte* data) {
@@ -211,13 +212,13 @@ TEST_P(BulkContract, RingSlotsAreDistinctAndKeepTheirBytes) {
   unused.attach(pair_.client->bulk());
   sink.attach(pair_.worker->bulk());
   pair_.client->bulk().send(1, source.data(), source.size(), sent.callback());
-  ASSERT_TRUE(sink.wait_landed(kRing));
+  ASSERT_TRUE(sink.wait_landed(ring));
   std::set<std::byte*> distinct;
   for (auto [sequence, data] : places) {
     distinct.insert(data);
     EXPECT_EQ(memcmp(data, source.data() + sequence * kBlock, kBlock), 0) << sequence;
   }
-  EXPECT_EQ(distinct.size(), kRing);
+  EXPECT_EQ(distinct.size(), ring);
   EXPECT_TRUE(sent.wait(1));
 }
 

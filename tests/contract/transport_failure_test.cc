@@ -130,7 +130,7 @@ TEST_P(PeerKilled, EverythingFailsWithinASecond) {
   sockets.ends[1].clear();
   Sink sink;
   SentCounter sent;
-  std::vector<std::byte> much(100 << 20);
+  std::vector<std::byte> much(size_t{limits::kTcpBulkBlocks + 36} * limits::kBulkBlockBytes);  // more than any ring holds
   auto link = link_over(GetParam(), std::move(sockets.ends[0]), false);
   std::byte ready;
   ASSERT_TRUE(receive_exactly(link->side(), {&ready, 1}, 0us));
@@ -205,7 +205,7 @@ class HostileTcp : public testing::Test {
 TEST_F(HostileTcp, TrueHeadersPass) {
   write_block(block(1, 100), 1);
   write_block(block(0, 100), 0);
-  write_block(block(limits::kBulkBlocks - 1, limits::kBulkBlockBytes), 0);
+  write_block(block(limits::kTcpBulkBlocks - 1, limits::kBulkBlockBytes), 0);
   EXPECT_TRUE(sink_.wait_landed(3, 5s));
   EXPECT_EQ(sink_.lost_count(), 0);
 }
@@ -218,7 +218,7 @@ TEST_F(HostileTcp, NoBytes) {
   expect_shut();
 }
 TEST_F(HostileTcp, BeyondTheWindow) {
-  write_block(block(limits::kBulkBlocks, 1));
+  write_block(block(limits::kTcpBulkBlocks, 1));
   expect_shut();
 }
 TEST_F(HostileTcp, FarBeyondTheWindow) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <set>
 
 #include "transport/tcp_wire.h"
 
@@ -126,6 +127,25 @@ TEST(ReceiveWindow, ReleasesOnlyWhatIsHeld) {
   EXPECT_FALSE(window.release(block(1)));
   EXPECT_FALSE(window.release(block(5)));
   EXPECT_EQ(window.released(), 0u);
+}
+
+TEST(ReceiveWindow, TheSlotThatWasFreeLastIsUsedFirst) {
+  ReceiveWindow window(8);
+  const auto block = [](uint64_t sequence) { return Block{sequence, 1, 0, 100}; };
+  std::set<uint32_t> distinct;
+  for (uint64_t i = 0; i < 8; i++) {
+    ASSERT_TRUE(window.admit(block(i)));
+    distinct.insert(window.last_freed_slot(block(i)));
+  }
+  EXPECT_EQ(distinct.size(), 8u);
+  // One after the other takes one slot.
+  for (uint64_t i = 0; i < 8; i++) ASSERT_TRUE(window.release(block(i)));
+  for (uint64_t i = 8, first = 0; i < 30; i++) {
+    ASSERT_TRUE(window.admit(block(i)));
+    if (i == 8) first = window.last_freed_slot(block(i));
+    EXPECT_EQ(window.last_freed_slot(block(i)), first);
+    ASSERT_TRUE(window.release(block(i)));
+  }
 }
 
 TEST(ReceiveWindow, CreditsComeSeldomButInTime) {
