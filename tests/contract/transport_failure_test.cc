@@ -152,7 +152,7 @@ TEST_P(PeerKilled, EverythingFailsWithinASecond) {
         woken[1] = {!got.ok() || got.value() == 0, Clock::now()};
       }),
       std::thread([&] {
-        iovec part{much.data(), much.size()};
+        iovec part{much.data(), 100 << 20};
         woken[2] = {link->calls().send(std::span(&part, 1)).code() == StatusCode::kUnavailable, Clock::now()};
       })};
   std::this_thread::sleep_for(300ms);
