@@ -81,8 +81,6 @@ int main() {
   SHOW(cuStreamDestroy(stream));
   SHOW(cuStreamDestroy(plain));
   SHOW(cuGreenCtxDestroy(green));
-  CUdevResourceDesc descriptor;
-  SHOW(cuDevResourceGenerateDesc(&descriptor, shares, 0));
   CHECK(cuMemFree(memory));
   SHOW(cuGreenCtxDestroy(other));
   int active = 0;
