@@ -75,19 +75,14 @@ namespace {
 // Larger parameters are structs, and seldom filled to the end.
 constexpr size_t kPlainParameter = 256;
 
-template <typename Hidden>
-void find_hidden(std::span<const std::byte> bytes, std::vector<uint64_t>* found, Hidden hidden) {
+void find_hidden(std::span<const std::byte> bytes, std::vector<uint64_t>* found, bool copied_too = true) {
   const RangeTable& ranges = state().ranges;
   if (!ranges.any_hidden()) return;
   for (size_t at = 0; at + 8 <= bytes.size(); at += 8) {
     uint64_t word;
     std::memcpy(&word, bytes.data() + at, sizeof word);
-    if (ranges.may_be_hidden(word) && hidden(ranges, word)) found->push_back(word);
+    if (ranges.may_be_hidden(word) && ranges.hidden(word, copied_too)) found->push_back(word);
   }
-}
-
-void find_hidden(std::span<const std::byte> bytes, std::vector<uint64_t>* found) {
-  find_hidden(bytes, found, [](const RangeTable& ranges, uint64_t word) { return ranges.hidden(word); });
 }
 
 CUresult reach_all(const std::vector<uint64_t>& hidden) {
@@ -187,17 +182,14 @@ CUresult reach(uint64_t address) {
 }
 
 CUresult reach_pointers(std::span<const std::byte> bytes) {
-  if (!state().ranges.any_hidden()) return CUDA_SUCCESS;
   std::vector<uint64_t> hidden;
   find_hidden(bytes, &hidden);
   return reach_all(hidden);
 }
 
 CUresult reach_parameter(std::span<const std::byte> bytes) {
-  if (!state().ranges.any_hidden()) return CUDA_SUCCESS;
-  if (bytes.size() <= kPlainParameter) return reach_pointers(bytes);
   std::vector<uint64_t> hidden;
-  find_hidden(bytes, &hidden, [](const RangeTable& ranges, uint64_t word) { return ranges.hidden_and_uncopied(word); });
+  find_hidden(bytes, &hidden, bytes.size() <= kPlainParameter);
   return reach_all(hidden);
 }
 

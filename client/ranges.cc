@@ -67,16 +67,10 @@ bool RangeTable::device_covers(uint64_t address, uint64_t bytes) const {
   return found != ranges_.end() && found->second.reachable() && bytes <= found->second.base + found->second.bytes - address;
 }
 
-bool RangeTable::hidden(uint64_t address) const {
+bool RangeTable::hidden(uint64_t address, bool copied_too) const {
   std::lock_guard guard(lock_);
   auto found = holding(address);
-  return found != ranges_.end() && found->second.host() && !found->second.mirrored;
-}
-
-bool RangeTable::hidden_and_uncopied(uint64_t address) const {
-  std::lock_guard guard(lock_);
-  auto found = holding(address);
-  return found != ranges_.end() && found->second.host() && !found->second.mirrored && !found->second.copied;
+  return found != ranges_.end() && found->second.host() && !found->second.mirrored && (copied_too || !found->second.copied);
 }
 
 void RangeTable::note_copy(uint64_t address) {

@@ -56,9 +56,8 @@ class RangeTable {
     const uint64_t begin = hidden_begin_.load(std::memory_order_relaxed);
     return address - begin < hidden_end_.load(std::memory_order_relaxed) - begin;
   }
-  bool hidden(uint64_t address) const;
-  // The same of memory that was never copied from or to.
-  bool hidden_and_uncopied(uint64_t address) const;
+  // `copied_too`: also if the program copied from or to it.
+  bool hidden(uint64_t address, bool copied_too = true) const;
   void note_copy(uint64_t address);
   bool any_mirrored() const { return mirrored_.load(std::memory_order_relaxed) != 0; }
   void set_mirrored(uint64_t base);

@@ -9,8 +9,7 @@ Status never_agreed() { return {StatusCode::kInvalid, "the peer sent a bulk bloc
 
 BulkEngine::BulkEngine(uint32_t channels, uint32_t ring_blocks, uint64_t send_window, bool places,
                        std::function<void()> link_failed)
-    : ring_blocks_(ring_blocks),
-      queue_(send_window),
+    : queue_(send_window),
       window_(ring_blocks),
       channels_(channels),
       places_(places),
@@ -61,7 +60,7 @@ void BulkEngine::shut(const Status& why) noexcept {
 Result<BulkEngine::Target> BulkEngine::target(const Block& block) {
   std::byte* place = places_ ? sink_->place(block) : nullptr;
   if (place == kReject) return never_agreed();
-  return place ? Target{place, true} : Target{slot(block.sequence), false};
+  return place ? Target{place, true} : Target{landing_slot(block), false};
 }
 
 Status BulkEngine::landed(const Block& block, const Target& target) {

@@ -52,10 +52,11 @@ class BulkEngine : public Bulk {
   // The bytes are there: tells the sink.
   Status landed(const Block& block, const Target& target);
   std::byte* slot(uint64_t sequence) const {
-    return ring_.data() + sequence % ring_blocks_ * limits::kBulkBlockBytes;
+    return ring_.data() + sequence % (ring_.size() / limits::kBulkBlockBytes) * limits::kBulkBlockBytes;
   }
+  // The slot of an admitted block that is not placed: the sender's choice, unless the receiver may choose.
+  virtual std::byte* landing_slot(const Block& block) const { return slot(block.sequence); }
 
-  const uint32_t ring_blocks_;
   SendQueue queue_;
   ReceiveWindow window_;
   std::span<std::byte> ring_;  // set by the derived constructor; empty: no memory, start() fails

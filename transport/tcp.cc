@@ -81,7 +81,6 @@ class TcpBulk : public BulkEngine {
     if (!event->is_block) return true;
     auto to = target(event->block);
     if (!to.ok()) return to.status();
-    if (!to->placed) to->data = ring_.data() + window_.last_freed_slot(event->block) * limits::kBulkBlockBytes;
     auto whole = connection.receive_all({to->data, event->block.bytes});
     if (hung_up_) return false;
     if (!whole.ok()) return whole;
@@ -89,6 +88,8 @@ class TcpBulk : public BulkEngine {
     BF_RETURN_IF_ERROR(landed(event->block, *to));
     return true;
   }
+
+  std::byte* landing_slot(const Block& block) const override { return slot(window_.last_freed_slot(block)); }
 
   void hang_up() noexcept override {
     hung_up_ = true;

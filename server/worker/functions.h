@@ -23,8 +23,8 @@ class Functions {
  public:
   explicit Functions(Session& session) : session_(session) {}
 
-  // Asks the driver everything about a new function or kernel, and remembers its parameters. `library`: of a kernel's function.
-  FunctionFacts learn(CUfunction function, CUlibrary library = nullptr);
+  // Asks the driver everything about a new function or kernel, and remembers its parameters. `kernel`: whose function it is.
+  FunctionFacts learn(CUfunction function, CUkernel kernel = nullptr);
   FunctionFacts learn(CUkernel kernel);
   // A library's module, which ends with it.
   void note_module(CUlibrary library, CUmodule module);
@@ -52,6 +52,7 @@ class Functions {
     CUlibrary library = nullptr;
     CUcontext context = nullptr;
   };
+  CUlibrary library_of(CUkernel kernel) const;
   void remember(uint64_t real, const FunctionFacts& facts, Known known);
   void drop_all(const std::function<bool(const Known&)>& ends);
 

@@ -49,7 +49,13 @@ CUresult enumerate(Call& call, HandleKind kind, const std::vector<Handle>& found
 
 // --- Facts -----------------------------------------------------------------------------------------------------------
 
-FunctionFacts Functions::learn(CUfunction function, CUlibrary library) {
+CUlibrary Functions::library_of(CUkernel kernel) const {
+  CUlibrary library = nullptr;
+  if (kernel && session_.driver.cuKernelGetLibrary) session_.driver.cuKernelGetLibrary(&library, kernel);
+  return library;
+}
+
+FunctionFacts Functions::learn(CUfunction function, CUkernel kernel) {
   AnyContext context(session_);
   const DriverApi& driver = session_.driver;
   // A function that was only enumerated is not loaded, and then some of its attributes are not to be had (cuFFT's, 580.159.04).
@@ -71,7 +77,7 @@ FunctionFacts Functions::learn(CUfunction function, CUlibrary library) {
   CUmodule module = nullptr;
   if (driver.cuFuncGetModule && driver.cuFuncGetModule(&module, function) == CUDA_SUCCESS)
     facts.owner = session_.handles.find_value(HandleKind::kModule, uint64_t(module));
-  remember(uint64_t(function), facts, {.kind = HandleKind::kFunction, .module = module, .library = library, .context = session_.contexts.owner()});
+  remember(uint64_t(function), facts, {.kind = HandleKind::kFunction, .module = module, .library = library_of(kernel), .context = session_.contexts.owner()});
   return facts;
 }
 
@@ -95,9 +101,8 @@ FunctionFacts Functions::learn(CUkernel kernel) {
     if (driver.cuKernelGetAttribute(&value, CUfunction_attribute(attribute), kernel, CUdevice(device)) == CUDA_SUCCESS)
       facts.attributes.emplace_back(attribute, value);
   }
-  CUlibrary library = nullptr;
-  if (driver.cuKernelGetLibrary && driver.cuKernelGetLibrary(&library, kernel) == CUDA_SUCCESS)
-    facts.owner = session_.handles.find_value(HandleKind::kLibrary, uint64_t(library));
+  const CUlibrary library = library_of(kernel);
+  facts.owner = session_.handles.find_value(HandleKind::kLibrary, uint64_t(library));
   remember(uint64_t(kernel), facts, {.kind = HandleKind::kKernel, .library = library});
   return facts;
 }
@@ -263,10 +268,7 @@ CUresult handle_cuLibraryEnumerateKernels(Call& call, CUkernel*, unsigned int nu
 
 CUresult handle_cuKernelGetFunction(Call& call, CUfunction* pFunc, CUkernel kernel, std::span<const std::byte>& facts) {
   const CUresult result = call.driver.cuKernelGetFunction(pFunc, kernel);
-  if (result != CUDA_SUCCESS) return result;
-  CUlibrary library = nullptr;
-  if (call.driver.cuKernelGetLibrary) call.driver.cuKernelGetLibrary(&library, kernel);
-  facts = keep(call, encode(session_of(call).functions.learn(*pFunc, library)));
+  if (result == CUDA_SUCCESS) facts = keep(call, encode(session_of(call).functions.learn(*pFunc, kernel)));
   return result;
 }
 

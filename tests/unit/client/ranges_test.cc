@@ -106,10 +106,10 @@ TEST(Ranges, TellHostMemoryThatIsCopiedFromOtherHostMemory) {
   table.insert(other);
   table.note_copy(pinned.base + 100);
   EXPECT_TRUE(table.hidden(pinned.base));
-  EXPECT_FALSE(table.hidden_and_uncopied(pinned.base));
-  EXPECT_TRUE(table.hidden_and_uncopied(other.base));
+  EXPECT_FALSE(table.hidden(pinned.base, false));
+  EXPECT_TRUE(table.hidden(other.base, false));
   table.set_mirrored(other.base);
-  EXPECT_FALSE(table.hidden_and_uncopied(other.base));
+  EXPECT_FALSE(table.hidden(other.base, false));
 }
 
 TEST(Ranges, DieWithTheirContext) {
