@@ -16,6 +16,12 @@ namespace {
 Function* find_function(CUfunction function) { return state().code(function); }
 Function* find_kernel(CUkernel kernel) { return state().kernels.find(value_of(kernel)); }
 
+// The device that a CUfunction stands for: a kernel passes as one, too, and means the current device.
+int device_of(const Function* function) {
+  Context* current = function && function->kernel ? state().contexts.find(current_context()) : nullptr;
+  return current ? current->device : 0;
+}
+
 bool changeable(CUfunction_attribute attribute) {
   switch (attribute) {
     case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
@@ -31,19 +37,32 @@ bool changeable(CUfunction_attribute attribute) {
   }
 }
 
-CUresult get_attribute(int* value, CUfunction_attribute attribute, const Function* function) {
+CUresult get_attribute(int* value, CUfunction_attribute attribute, const Function* function, int device) {
   if (!value) return CUDA_ERROR_INVALID_VALUE;
   if (!function) return CUDA_ERROR_INVALID_HANDLE;
-  if (attribute < 0 || attribute >= CU_FUNC_ATTRIBUTE_MAX || !function->has_attribute[attribute].load(std::memory_order_relaxed)) {
-    return CUDA_ERROR_INVALID_VALUE;
-  }
-  *value = function->attribute(attribute);
+  if (attribute < 0 || attribute >= CU_FUNC_ATTRIBUTE_MAX) return CUDA_ERROR_INVALID_VALUE;
+  if (!function->on(device).known[attribute].load(std::memory_order_relaxed)) return CUDA_ERROR_INVALID_VALUE;
+  *value = function->attribute(attribute, device);
   return CUDA_SUCCESS;
 }
 
-void set_attribute(Function& function, CUfunction_attribute attribute, int value) {
-  function.attributes[attribute].store(value, std::memory_order_relaxed);
-  function.has_attribute[attribute].store(true, std::memory_order_relaxed);
+// A library that sets a kernel's shared memory before each launch must not wait for an answer each time (cuDNN goes back and
+// forth between two sizes): what the driver has granted once, and less, it grants again.
+template <typename Ask>
+CUresult set_attribute(uint64_t code, Function& function, int device, CUfunction_attribute attribute, int value, Ask ask) {
+  if (!changeable(attribute)) return CUDA_ERROR_INVALID_VALUE;
+  Function::Attributes& attributes = function.on(device);
+  if (attributes.known[attribute].load(std::memory_order_relaxed) && function.attribute(attribute, device) == value) return CUDA_SUCCESS;
+  const bool shared = attribute == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+  const int granted = attributes.granted_shared.load(std::memory_order_relaxed);
+  if (shared && value >= 0 && value <= granted) {
+    if (CUresult result = post_bfSetDynamicShared(code, uint32_t(device), uint32_t(value)); result != CUDA_SUCCESS) return result;
+  } else {
+    if (CUresult result = ask(); result != CUDA_SUCCESS) return result;
+    if (shared) attributes.granted_shared.store(std::max(value, granted), std::memory_order_relaxed);
+  }
+  attributes.set(attribute, value);
+  return CUDA_SUCCESS;
 }
 
 CUresult parameter_info(const Function* function, size_t index, size_t* offset, size_t* size) {
@@ -161,11 +180,13 @@ std::vector<uint64_t> take_globals(Module& module) {
 CUresult function_of_kernel(CUkernel kernel, CUfunction* function) {
   Function* object = find_kernel(kernel);
   if (!object) return CUDA_ERROR_INVALID_HANDLE;
-  const uint64_t context = current_context();
+  Context* context;
+  if (CUresult result = need_context(&context); result != CUDA_SUCCESS) return result;
+  const uint64_t current = current_context();
   {
     std::lock_guard guard(object->lock);
     for (auto& [owner, known] : object->functions) {
-      if (owner != context || !state().functions.find(known)) continue;
+      if (owner != current || !state().functions.find(known)) continue;
       *function = as_handle<CUfunction>(known);
       return CUDA_SUCCESS;
     }
@@ -174,11 +195,12 @@ CUresult function_of_kernel(CUkernel kernel, CUfunction* function) {
   CUfunction made = nullptr;
   if (CUresult result = remote_cuKernelGetFunction(&made, kernel, facts); result != CUDA_SUCCESS) return result;
   Function& added = *state().functions.find(value_of(made));
+  added.attributes = {object->attributes[size_t(context->device)]};
   if (!set_facts(added, facts)) return malformed_reply("cuKernelGetFunction");
   added.of_kernel = value_of(kernel);
-  added.context = context;
+  added.context = current;
   std::lock_guard guard(object->lock);
-  object->functions.emplace_back(context, value_of(made));
+  object->functions.emplace_back(current, value_of(made));
   *function = made;
   return CUDA_SUCCESS;
 }
@@ -187,7 +209,6 @@ CUresult function_of_kernel(CUkernel kernel, CUfunction* function) {
 
 CUresult handle_cuKernelGetFunction(CUfunction* pFunc, CUkernel kernel) noexcept {
   if (!pFunc) return CUDA_ERROR_INVALID_VALUE;
-  if (CUresult result = need_context(); result != CUDA_SUCCESS) return result;
   return function_of_kernel(kernel, pFunc);
 }
 
@@ -203,23 +224,14 @@ CUresult handle_cuKernelGetName(const char** name, CUkernel hfunc) noexcept { re
 
 CUresult handle_cuKernelGetAttribute(int* pi, CUfunction_attribute attrib, CUkernel kernel, CUdevice dev) noexcept {
   if (!device_snapshot(dev)) return CUDA_ERROR_INVALID_DEVICE;
-  return get_attribute(pi, attrib, find_kernel(kernel));
+  return get_attribute(pi, attrib, find_kernel(kernel), dev);
 }
 
 CUresult handle_cuKernelSetAttribute(CUfunction_attribute attrib, int val, CUkernel kernel, CUdevice dev) noexcept {
   if (!device_snapshot(dev)) return CUDA_ERROR_INVALID_DEVICE;
   Function* object = find_kernel(kernel);
   if (!object) return CUDA_ERROR_INVALID_HANDLE;
-  if (!changeable(attrib)) return CUDA_ERROR_INVALID_VALUE;
-  if (object->has_attribute[attrib].load(std::memory_order_relaxed) && object->attribute(attrib) == val) return CUDA_SUCCESS;
-  CUresult result = remote_cuKernelSetAttribute(attrib, val, kernel, dev);
-  if (result != CUDA_SUCCESS) return result;
-  set_attribute(*object, attrib, val);
-  std::lock_guard guard(object->lock);
-  for (auto& [context, function] : object->functions) {
-    if (Function* made = state().functions.find(function)) set_attribute(*made, attrib, val);
-  }
-  return CUDA_SUCCESS;
+  return set_attribute(value_of(kernel), *object, dev, attrib, val, [&] { return remote_cuKernelSetAttribute(attrib, val, kernel, dev); });
 }
 
 CUresult handle_cuKernelGetParamInfo(CUkernel kernel, size_t paramIndex, size_t* paramOffset, size_t* paramSize) noexcept {
@@ -229,16 +241,15 @@ CUresult handle_cuKernelGetParamInfo(CUkernel kernel, size_t paramIndex, size_t*
 // --- Functions ---------------------------------------------------------------------------------------------------------------
 
 CUresult handle_cuFuncGetAttribute(int* pi, CUfunction_attribute attrib, CUfunction hfunc) noexcept {
-  return get_attribute(pi, attrib, find_function(hfunc));
+  const Function* object = find_function(hfunc);
+  return get_attribute(pi, attrib, object, device_of(object));
 }
 
 CUresult handle_cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, int value) noexcept {
   Function* object = find_function(hfunc);
   if (!object) return CUDA_ERROR_INVALID_HANDLE;
-  if (!changeable(attrib)) return CUDA_ERROR_INVALID_VALUE;
-  CUresult result = remote_cuFuncSetAttribute(hfunc, attrib, value);
-  if (result == CUDA_SUCCESS) set_attribute(*object, attrib, value);
-  return result;
+  return set_attribute(value_of(hfunc), *object, device_of(object), attrib, value,
+                       [&] { return remote_cuFuncSetAttribute(hfunc, attrib, value); });
 }
 
 CUresult handle_cuFuncGetModule(CUmodule* hmod, CUfunction hfunc) noexcept {

@@ -75,7 +75,7 @@ struct Shape {
 // 580.159.04). Registers are given to warps in units of 256.
 CUresult too_many_threads(int device, const Function& function, uint64_t threads) {
   const uint64_t warps = (threads + 31) / 32;
-  const uint64_t per_warp = (uint64_t(function.attribute(CU_FUNC_ATTRIBUTE_NUM_REGS)) * 32 + 255) / 256 * 256;
+  const uint64_t per_warp = (uint64_t(function.attribute(CU_FUNC_ATTRIBUTE_NUM_REGS, device)) * 32 + 255) / 256 * 256;
   const bool registers_fit = warps * per_warp <= uint64_t(device_attribute(device, CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_BLOCK));
   return registers_fit ? CUDA_ERROR_INVALID_VALUE : CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
 }
@@ -92,8 +92,8 @@ CUresult check_shape(int device, const Function& function, const Shape& shape) {
     threads *= shape.block[i];
   }
   if (threads > unsigned(device_attribute(device, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK))) return CUDA_ERROR_INVALID_VALUE;
-  if (threads > unsigned(function.attribute(CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK))) return too_many_threads(device, function, threads);
-  if (shape.dynamic_bytes > unsigned(function.attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES))) {
+  if (threads > unsigned(function.attribute(CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, device))) return too_many_threads(device, function, threads);
+  if (shape.dynamic_bytes > unsigned(function.attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, device))) {
     return CUDA_ERROR_INVALID_VALUE;
   }
   return CUDA_SUCCESS;
@@ -119,7 +119,7 @@ CUresult check_attributes(const CUlaunchConfig& config, int device, const Functi
     if (cluster.x == 0 || cluster.y == 0 || cluster.z == 0) return CUDA_ERROR_INVALID_CLUSTER_SIZE;
     if (config.gridDimX % cluster.x || config.gridDimY % cluster.y || config.gridDimZ % cluster.z) return CUDA_ERROR_INVALID_CLUSTER_SIZE;
     const bool supported = device_attribute(device, CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH) != 0;
-    const uint64_t most = !supported ? 1 : function.attribute(CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED) ? 16 : 8;
+    const uint64_t most = !supported ? 1 : function.attribute(CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, device) ? 16 : 8;
     if (uint64_t{cluster.x} * cluster.y * cluster.z > most) return CUDA_ERROR_INVALID_CLUSTER_SIZE;
   }
   return CUDA_SUCCESS;

@@ -31,13 +31,13 @@ CUresult launch(CUfunction hfunc, int width, int height, CUstream stream) {
 
 CUresult handle_cuFuncSetBlockShape(CUfunction hfunc, int x, int y, int z) noexcept {
   return with_legacy(hfunc, [&](abi::LegacyLaunch& legacy, Function& function) {
-    return legacy.set_block(x, y, z, function.attribute(CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK));
+    return legacy.set_block(x, y, z, function.attribute(CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, 0));
   });
 }
 
 CUresult handle_cuFuncSetSharedSize(CUfunction hfunc, unsigned int bytes) noexcept {
   return with_legacy(hfunc, [&](abi::LegacyLaunch& legacy, Function& function) {
-    return legacy.set_shared(bytes, size_t(function.attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES)));
+    return legacy.set_shared(bytes, size_t(function.attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 0)));
   });
 }
 

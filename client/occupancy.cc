@@ -14,12 +14,14 @@ constexpr size_t kCachedAnswers = 64;  // per function: block sizes times shared
 }  // namespace
 
 CUresult occupancy(int* blocks, CUfunction f, int threads, size_t dynamic_bytes, unsigned flags) {
+  Context* context;
+  if (CUresult result = need_context(&context); result != CUDA_SUCCESS) return result;
   Function* function = state().code(f);
   if (!function) return CUDA_ERROR_INVALID_HANDLE;
   // The answer depends on what the program may change in the function, too.
   Function::Occupancy question{threads, dynamic_bytes, flags,
-                               function->attribute(CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT),
-                               function->attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES), current_as_set(), 0};
+                               function->attribute(CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, context->device),
+                               function->attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, context->device), current_as_set(), 0};
   {
     std::lock_guard guard(function->lock);
     for (const Function::Occupancy& known : function->occupancies) {
@@ -40,7 +42,6 @@ CUresult occupancy(int* blocks, CUfunction f, int threads, size_t dynamic_bytes,
 CUresult handle_cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* numBlocks, CUfunction func, int blockSize,
                                                                      size_t dynamicSMemSize, unsigned int flags) noexcept {
   if (!numBlocks) return CUDA_ERROR_INVALID_VALUE;
-  if (CUresult result = need_context(); result != CUDA_SUCCESS) return result;
   return occupancy(numBlocks, func, blockSize, dynamicSMemSize, flags);
 }
 
@@ -63,7 +64,7 @@ CUresult handle_cuOccupancyMaxPotentialBlockSizeWithFlags(int* minGridSize, int*
   const int warp = device_attribute(device, CU_DEVICE_ATTRIBUTE_WARP_SIZE);
   const int per_processor = device_attribute(device, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR);
   int limit = std::min(device_attribute(device, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK),
-                       function->attribute(CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK));
+                       function->attribute(CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, device));
   if (blockSizeLimit > 0) limit = std::min(limit, blockSizeLimit);
   int best_threads = 0, best_block = 0, best_blocks = 0;
   for (int aligned = (limit + warp - 1) / warp * warp; aligned > 0 && best_threads < per_processor; aligned -= warp) {

@@ -77,10 +77,10 @@ void Function::set(const FunctionFacts& facts) {
   for (const ParameterInfo& parameter : parameters) {
     parameter_bytes = std::max(parameter_bytes, parameter.offset + parameter.size);
   }
+  while (kernel && device_snapshot(int(attributes.size()))) attributes.push_back(std::make_shared<Attributes>());
   for (auto [attribute, value] : facts.attributes) {
     if (attribute < 0 || attribute >= CU_FUNC_ATTRIBUTE_MAX) continue;
-    attributes[size_t(attribute)].store(int(value), std::memory_order_relaxed);
-    has_attribute[size_t(attribute)].store(true, std::memory_order_relaxed);
+    for (auto& of_device : attributes) of_device->set(CUfunction_attribute(attribute), int(value));
   }
 }
 

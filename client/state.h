@@ -181,6 +181,18 @@ struct Function {
     }
   };
 
+  // Of one device. A function got from a kernel shares the kernel's: what is set by one is seen by the other.
+  struct Attributes {
+    std::array<std::atomic<int>, CU_FUNC_ATTRIBUTE_MAX> values{};
+    std::array<std::atomic<bool>, CU_FUNC_ATTRIBUTE_MAX> known{};
+    std::atomic<int> granted_shared{-1};  // the most dynamic shared memory that the driver has granted so far
+
+    void set(CUfunction_attribute which, int value) {
+      values[which].store(value, std::memory_order_relaxed);
+      known[which].store(true, std::memory_order_relaxed);
+    }
+  };
+
   bool kernel = false;
   std::string name;
   uint64_t owner = 0;                      // CUmodule, or CUlibrary of a kernel
@@ -189,15 +201,15 @@ struct Function {
   bool parameters_known = false;
   std::vector<ParameterInfo> parameters;
   uint32_t parameter_bytes = 0;            // of the packed buffer
-  std::array<std::atomic<int>, CU_FUNC_ATTRIBUTE_MAX> attributes{};
-  std::array<std::atomic<bool>, CU_FUNC_ATTRIBUTE_MAX> has_attribute{};
+  std::vector<std::shared_ptr<Attributes>> attributes{std::make_shared<Attributes>()};  // of a kernel: by device
   SpinLock lock;
   std::vector<std::pair<uint64_t, uint64_t>> functions;  // of a kernel: context -> function; under lock
   std::vector<Occupancy> occupancies;                    // under lock
   std::mutex legacy_mutex;                               // held through a launch
   std::unique_ptr<abi::LegacyLaunch> legacy;             // of programs that use cuLaunchGrid
 
-  int attribute(CUfunction_attribute which) const { return attributes[which].load(std::memory_order_relaxed); }
+  Attributes& on(int device) const { return *attributes[kernel ? size_t(device) : 0]; }
+  int attribute(CUfunction_attribute which, int device) const { return on(device).values[which].load(std::memory_order_relaxed); }
   void set(const FunctionFacts& facts);
 };
 

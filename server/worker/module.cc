@@ -266,6 +266,15 @@ CUresult handle_cuLibraryEnumerateKernels(Call& call, CUkernel*, unsigned int nu
   return result == CUDA_SUCCESS ? enumerate(call, HandleKind::kKernel, kernels, handles, facts) : result;
 }
 
+CUresult handle_bfSetDynamicShared(Call& call, uint64_t code, uint32_t device, uint32_t bytes) {
+  constexpr auto kAttribute = CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+  uint64_t real;
+  if (call.resolve(HandleKind::kKernel, code, real))
+    return call.driver.cuKernelSetAttribute(kAttribute, int(bytes), reinterpret_cast<CUkernel>(real), CUdevice(device));
+  if (call.resolve(HandleKind::kFunction, code, real)) return call.driver.cuFuncSetAttribute(reinterpret_cast<CUfunction>(real), kAttribute, int(bytes));
+  return CUDA_ERROR_INVALID_HANDLE;
+}
+
 CUresult handle_cuKernelGetFunction(Call& call, CUfunction* pFunc, CUkernel kernel, std::span<const std::byte>& facts) {
   const CUresult result = call.driver.cuKernelGetFunction(pFunc, kernel);
   if (result == CUDA_SUCCESS) facts = keep(call, encode(session_of(call).functions.learn(*pFunc, kernel)));
