@@ -16,32 +16,20 @@ namespace {
 Function* find_function(CUfunction function) { return state().code(function); }
 Function* find_kernel(CUkernel kernel) { return state().kernels.find(value_of(kernel)); }
 
-// The device that a CUfunction stands for: a kernel passes as one, too, and means the current device.
-int device_of(const Function* function) {
-  Context* current = function && function->kernel ? state().contexts.find(current_context()) : nullptr;
-  return current ? current->device : 0;
-}
-
-bool changeable(CUfunction_attribute attribute) {
-  switch (attribute) {
-    case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
-    case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
-    case CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH:
-    case CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_HEIGHT:
-    case CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_DEPTH:
-    case CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED:
-    case CU_FUNC_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE:
-      return true;
-    default:
-      return false;
+// The kernel's function in a context; 0 if it was not asked for yet.
+uint64_t known_function(Function& kernel, uint64_t context) {
+  std::lock_guard guard(kernel.lock);
+  for (auto& [owner, known] : kernel.functions) {
+    if (owner == context && state().functions.find(known)) return known;
   }
+  return 0;
 }
 
 CUresult get_attribute(int* value, CUfunction_attribute attribute, const Function* function, int device) {
   if (!value) return CUDA_ERROR_INVALID_VALUE;
   if (!function) return CUDA_ERROR_INVALID_HANDLE;
   if (attribute < 0 || attribute >= CU_FUNC_ATTRIBUTE_MAX) return CUDA_ERROR_INVALID_VALUE;
-  if (!function->on(device).known[attribute].load(std::memory_order_relaxed)) return CUDA_ERROR_INVALID_VALUE;
+  if (!function->on(device)->holder(attribute)) return CUDA_ERROR_INVALID_VALUE;
   *value = function->attribute(attribute, device);
   return CUDA_SUCCESS;
 }
@@ -50,8 +38,8 @@ CUresult get_attribute(int* value, CUfunction_attribute attribute, const Functio
 // forth between two sizes): what the driver has granted once, and less, it grants again.
 template <typename Ask>
 CUresult set_attribute(uint64_t code, Function& function, int device, CUfunction_attribute attribute, int value, Ask ask) {
-  if (!changeable(attribute)) return CUDA_ERROR_INVALID_VALUE;
-  Function::Attributes& attributes = function.on(device);
+  if (!Function::changeable(attribute)) return CUDA_ERROR_INVALID_VALUE;
+  Function::Attributes& attributes = *function.on(device);
   if (attributes.known[attribute].load(std::memory_order_relaxed) && function.attribute(attribute, device) == value) return CUDA_SUCCESS;
   const bool shared = attribute == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
   const int granted = attributes.granted_shared.load(std::memory_order_relaxed);
@@ -178,24 +166,20 @@ std::vector<uint64_t> take_globals(Module& module) {
 }
 
 CUresult function_of_kernel(CUkernel kernel, CUfunction* function) {
-  Function* object = find_kernel(kernel);
-  if (!object) return CUDA_ERROR_INVALID_HANDLE;
   Context* context;
   if (CUresult result = need_context(&context); result != CUDA_SUCCESS) return result;
+  Function* object = find_kernel(kernel);
+  if (!object) return CUDA_ERROR_INVALID_HANDLE;
   const uint64_t current = current_context();
-  {
-    std::lock_guard guard(object->lock);
-    for (auto& [owner, known] : object->functions) {
-      if (owner != current || !state().functions.find(known)) continue;
-      *function = as_handle<CUfunction>(known);
-      return CUDA_SUCCESS;
-    }
+  if (uint64_t known = known_function(*object, current)) {
+    *function = as_handle<CUfunction>(known);
+    return CUDA_SUCCESS;
   }
   std::span<const std::byte> facts;
   CUfunction made = nullptr;
   if (CUresult result = remote_cuKernelGetFunction(&made, kernel, facts); result != CUDA_SUCCESS) return result;
   Function& added = *state().functions.find(value_of(made));
-  added.attributes = {object->attributes[size_t(context->device)]};
+  added.on(context->device)->followed = object->on(context->device);
   if (!set_facts(added, facts)) return malformed_reply("cuKernelGetFunction");
   added.of_kernel = value_of(kernel);
   added.context = current;
@@ -203,6 +187,13 @@ CUresult function_of_kernel(CUkernel kernel, CUfunction* function) {
   object->functions.emplace_back(current, value_of(made));
   *function = made;
   return CUDA_SUCCESS;
+}
+
+Function* launched(CUfunction f) {
+  Function* object = find_function(f);
+  if (!object || !object->kernel || !object->left.load(std::memory_order_relaxed)) [[likely]] return object;
+  Function* made = state().functions.find(known_function(*object, current_context()));
+  return made ? made : object;
 }
 
 // --- Kernels ---------------------------------------------------------------------------------------------------------------
@@ -241,15 +232,20 @@ CUresult handle_cuKernelGetParamInfo(CUkernel kernel, size_t paramIndex, size_t*
 // --- Functions ---------------------------------------------------------------------------------------------------------------
 
 CUresult handle_cuFuncGetAttribute(int* pi, CUfunction_attribute attrib, CUfunction hfunc) noexcept {
-  const Function* object = find_function(hfunc);
-  return get_attribute(pi, attrib, object, device_of(object));
+  Context* context = state().contexts.find(current_context());
+  return get_attribute(pi, attrib, launched(hfunc), context ? context->device : 0);
 }
 
 CUresult handle_cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, int value) noexcept {
   Function* object = find_function(hfunc);
   if (!object) return CUDA_ERROR_INVALID_HANDLE;
-  return set_attribute(value_of(hfunc), *object, device_of(object), attrib, value,
-                       [&] { return remote_cuFuncSetAttribute(hfunc, attrib, value); });
+  if (object->kernel) {
+    if (CUresult result = function_of_kernel(reinterpret_cast<CUkernel>(hfunc), &hfunc); result != CUDA_SUCCESS) return result;
+    object = find_function(hfunc);
+  }
+  CUresult result = set_attribute(value_of(hfunc), *object, 0, attrib, value, [&] { return remote_cuFuncSetAttribute(hfunc, attrib, value); });
+  if (Function* kernel = state().kernels.find(object->of_kernel); kernel && result == CUDA_SUCCESS) kernel->left.store(true, std::memory_order_relaxed);
+  return result;
 }
 
 CUresult handle_cuFuncGetModule(CUmodule* hmod, CUfunction hfunc) noexcept {

@@ -30,6 +30,10 @@ CUresult keep_global(Module& module, CUdeviceptr address, size_t bytes, bool man
 std::vector<uint64_t> take_globals(Module& module);
 void forget_globals(const std::vector<uint64_t>& addresses);
 
+// What a launch of `f` goes by: for a kernel its function in the current context, if that no longer follows it. Null if there is
+// no such code.
+Function* launched(CUfunction f);
+
 // The function of a kernel in the current context: made on the first question, then cached.
 CUresult function_of_kernel(CUkernel kernel, CUfunction* function);
 

@@ -128,7 +128,7 @@ CUresult check_attributes(const CUlaunchConfig& config, int device, const Functi
 CUresult check_launch(CUfunction f, const Shape& shape, CUstream stream, bool cooperative, Function** function) {
   Context* context;
   if (CUresult result = need_context(&context); result != CUDA_SUCCESS) return result;
-  *function = state().code(f);
+  *function = launched(f);
   if (!*function) return CUDA_ERROR_INVALID_HANDLE;
   if (CUresult result = need_stream(stream); result != CUDA_SUCCESS) return result;
   if (CUresult result = check_shape(context->device, **function, shape); result != CUDA_SUCCESS) return result;

@@ -16,7 +16,7 @@ constexpr size_t kCachedAnswers = 64;  // per function: block sizes times shared
 CUresult occupancy(int* blocks, CUfunction f, int threads, size_t dynamic_bytes, unsigned flags) {
   Context* context;
   if (CUresult result = need_context(&context); result != CUDA_SUCCESS) return result;
-  Function* function = state().code(f);
+  Function* function = launched(f);
   if (!function) return CUDA_ERROR_INVALID_HANDLE;
   // The answer depends on what the program may change in the function, too.
   Function::Occupancy question{threads, dynamic_bytes, flags,
@@ -58,7 +58,7 @@ CUresult handle_cuOccupancyMaxPotentialBlockSizeWithFlags(int* minGridSize, int*
   if (!minGridSize || !blockSize) return CUDA_ERROR_INVALID_VALUE;
   Context* context;
   if (CUresult result = need_context(&context); result != CUDA_SUCCESS) return result;
-  Function* function = state().code(func);
+  Function* function = launched(func);
   if (!function) return CUDA_ERROR_INVALID_HANDLE;
   const int device = context->device;
   const int warp = device_attribute(device, CU_DEVICE_ATTRIBUTE_WARP_SIZE);

@@ -69,6 +69,21 @@ HandleMakerBase* State::maker(HandleKind kind) {
   }
 }
 
+bool Function::changeable(CUfunction_attribute which) {
+  switch (which) {
+    case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
+    case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
+    case CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH:
+    case CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_HEIGHT:
+    case CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_DEPTH:
+    case CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED:
+    case CU_FUNC_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE:
+      return true;
+    default:
+      return false;
+  }
+}
+
 void Function::set(const FunctionFacts& facts) {
   kernel = facts.kernel;
   name = facts.name;
@@ -80,7 +95,10 @@ void Function::set(const FunctionFacts& facts) {
   while (kernel && device_snapshot(int(attributes.size()))) attributes.push_back(std::make_shared<Attributes>());
   for (auto [attribute, value] : facts.attributes) {
     if (attribute < 0 || attribute >= CU_FUNC_ATTRIBUTE_MAX) continue;
-    for (auto& of_device : attributes) of_device->set(CUfunction_attribute(attribute), int(value));
+    const auto which = CUfunction_attribute(attribute);
+    for (auto& of_device : attributes) {
+      if (!of_device->followed || !changeable(which)) of_device->set(which, int(value));
+    }
   }
 }
 

@@ -168,6 +168,7 @@ struct GraphExec {
 
 // A CUfunction or a CUkernel.
 struct Function {
+  static bool changeable(CUfunction_attribute which);  // by the program
   struct Occupancy {  // a question and its answer
     int threads;
     size_t dynamic_bytes;
@@ -181,12 +182,18 @@ struct Function {
     }
   };
 
-  // Of one device. A function got from a kernel shares the kernel's: what is set by one is seen by the other.
+  // Of one device. A kernel's function follows the kernel in what it was not given itself, and the kernel never follows it
+  // (580.159.04).
   struct Attributes {
     std::array<std::atomic<int>, CU_FUNC_ATTRIBUTE_MAX> values{};
     std::array<std::atomic<bool>, CU_FUNC_ATTRIBUTE_MAX> known{};
-    std::atomic<int> granted_shared{-1};  // the most dynamic shared memory that the driver has granted so far
+    std::shared_ptr<const Attributes> followed;  // of the kernel
+    std::atomic<int> granted_shared{-1};         // the most dynamic shared memory that the driver has granted so far
 
+    const Attributes* holder(CUfunction_attribute which) const {
+      if (known[which].load(std::memory_order_relaxed)) return this;
+      return followed ? followed->holder(which) : nullptr;
+    }
     void set(CUfunction_attribute which, int value) {
       values[which].store(value, std::memory_order_relaxed);
       known[which].store(true, std::memory_order_relaxed);
@@ -202,14 +209,19 @@ struct Function {
   std::vector<ParameterInfo> parameters;
   uint32_t parameter_bytes = 0;            // of the packed buffer
   std::vector<std::shared_ptr<Attributes>> attributes{std::make_shared<Attributes>()};  // of a kernel: by device
+  std::atomic<bool> left{false};           // of a kernel: a function of it no longer follows it in everything
   SpinLock lock;
   std::vector<std::pair<uint64_t, uint64_t>> functions;  // of a kernel: context -> function; under lock
   std::vector<Occupancy> occupancies;                    // under lock
   std::mutex legacy_mutex;                               // held through a launch
   std::unique_ptr<abi::LegacyLaunch> legacy;             // of programs that use cuLaunchGrid
 
-  Attributes& on(int device) const { return *attributes[kernel ? size_t(device) : 0]; }
-  int attribute(CUfunction_attribute which, int device) const { return on(device).values[which].load(std::memory_order_relaxed); }
+  const std::shared_ptr<Attributes>& on(int device) const { return attributes[kernel ? size_t(device) : 0]; }
+  // 0 for an attribute that the driver did not tell.
+  int attribute(CUfunction_attribute which, int device) const {
+    const Attributes* holder = on(device)->holder(which);
+    return holder ? holder->values[which].load(std::memory_order_relaxed) : 0;
+  }
   void set(const FunctionFacts& facts);
 };
 

@@ -148,7 +148,7 @@ CUresult check_launch(const Function& function, const LaunchShape& shape) {
   const ptx::Dim3& required = info.required_block;
   if (required.x && (required.x != block.x || required.y != block.y || required.z != block.z))
     return CUDA_ERROR_INVALID_VALUE;
-  if (shape.dynamic_shared_bytes > uint32_t(std::max(0, function.settings->max_dynamic_shared.load())))
+  if (shape.dynamic_shared_bytes > uint32_t(std::max(0, function.settings->get(&FunctionSettings::max_dynamic_shared))))
     return CUDA_ERROR_INVALID_VALUE;
   if (shape.cooperative) {
     int resident = occupancy(function, block.count(), shape.dynamic_shared_bytes);

@@ -61,10 +61,8 @@ BF_API CUresult cuLibraryLoadData(CUlibrary* out, const void* code, CUjit_option
     auto kernel = std::make_shared<Kernel>();
     kernel->library = library;
     kernel->info = &info;
-    for (auto& settings : kernel->settings) {
-      settings = std::make_shared<FunctionSettings>();
-      settings->max_dynamic_shared = kSharedPerBlock - int(info.static_shared_bytes);
-    }
+    for (auto& settings : kernel->settings)
+      settings = std::make_shared<FunctionSettings>(kSharedPerBlock - int(info.static_shared_bytes), -1);
     library->kernels.push_back(kernels().add(std::move(kernel)));
   }
   *out = libraries().add(std::move(library));

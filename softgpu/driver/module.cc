@@ -111,12 +111,10 @@ CUresult instantiate(const ContextRef& context, std::shared_ptr<ptx::Module> pro
       function->kernel = library->kernels[info.index];
       function->loaded = true;
       if (auto kernel = kernels().find(function->kernel))
-        function->settings = kernel->settings[context->device->ordinal];
+        function->settings = std::make_shared<FunctionSettings>(kernel->settings[context->device->ordinal]);
     }
-    if (!function->settings) {
-      function->settings = std::make_shared<FunctionSettings>();
-      function->settings->max_dynamic_shared = kSharedPerBlock - int(info.static_shared_bytes);
-    }
+    if (!function->settings)
+      function->settings = std::make_shared<FunctionSettings>(kSharedPerBlock - int(info.static_shared_bytes), -1);
     module->functions.push_back(functions().add(std::move(function)));
   }
   *out = std::move(module);
@@ -329,10 +327,10 @@ CUresult function_attribute(const ptx::KernelInfo& info, const FunctionSettings&
       *value = info.required_cluster.z;
       return CUDA_SUCCESS;
     case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
-      *value = settings.max_dynamic_shared;
+      *value = settings.get(&FunctionSettings::max_dynamic_shared);
       return CUDA_SUCCESS;
     case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
-      *value = settings.carveout;
+      *value = settings.get(&FunctionSettings::carveout);
       return CUDA_SUCCESS;
     default:
       return CUDA_ERROR_INVALID_VALUE;

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <atomic>
+#include <climits>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -17,11 +18,21 @@
 
 namespace bf::softgpu {
 
-// What cuFuncSetAttribute and cuKernelSetAttribute can change. Kernels hold one set per device, shared with their
-// functions.
+// What cuFuncSetAttribute and cuKernelSetAttribute can change. Kernels hold one set per device; their functions follow it in what
+// they were not given themselves (580.159.04).
 struct FunctionSettings {
+  static constexpr int kFollows = INT_MIN;
   std::atomic<int> max_dynamic_shared;
-  std::atomic<int> carveout{-1};
+  std::atomic<int> carveout;
+  std::shared_ptr<const FunctionSettings> kernel;
+
+  FunctionSettings(int max_dynamic_shared, int carveout) : max_dynamic_shared(max_dynamic_shared), carveout(carveout) {}
+  explicit FunctionSettings(std::shared_ptr<const FunctionSettings> kernel)
+      : max_dynamic_shared(kFollows), carveout(kFollows), kernel(std::move(kernel)) {}
+  int get(std::atomic<int> FunctionSettings::*which) const {
+    const int own = this->*which;
+    return own == kFollows ? kernel->get(which) : own;
+  }
 };
 
 struct Module;

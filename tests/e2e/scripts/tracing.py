@@ -68,6 +68,10 @@ with harness.Server(build) as server, tempfile.TemporaryDirectory() as folder:
     before = [e for e in events if e.get("name") == "cuLaunchKernel" and e["cat"] == "post" and maps and e["ts"] < maps[0]]
     check(done.status == 0 and len(maps) == 2 and len(before) >= 100, f"no buffer is mapped for an address that a struct's tail was left with: {len(maps)} mapped, after {len(before)} launches")
 
+    done, events = traced(server, [build.program("driver_shared_sizes")], "tcp", trace)
+    asked = {name: sum(e.get("name") == name and e["cat"] == "round trip" for e in events) for name in ("cuKernelSetAttribute", "cuFuncSetAttribute")}
+    check(done.status == 0 and asked == {"cuKernelSetAttribute": 7, "cuFuncSetAttribute": 7}, f"a size of shared memory that was granted before is not asked for again: {asked}")
+
     done, events = traced(server, [build.program("killed")], "tcp", trace)
     check(done.status == 137 and summary(done)["calls"] > 0, f"killed: --stats still knows {summary(done)['calls']} calls, and the trace can be read")
     done, events = traced(server, [build.program("fork_after")], "tcp", trace)
