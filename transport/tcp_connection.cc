@@ -62,21 +62,17 @@ Status send_all(int fd, const std::string& bytes) {
 
 // As TcpConnection::receive(), from the socket itself.
 Result<size_t> receive_some(int fd, std::span<std::byte> buffer, std::chrono::microseconds spin) {
-  int flags = MSG_DONTWAIT;
-  Clock::time_point deadline;
   if (spin.count() > 0) {
-    deadline = Clock::now() + spin;
-  } else {
-    flags = 0;
+    // poll(2) leaves the socket's lock alone. recv(2) takes it even where nothing has come, and who sends on the socket
+    // meanwhile would have to wait for it: asleep.
+    pollfd readable{fd, POLLIN, 0};
+    for (const auto deadline = Clock::now() + spin; poll(&readable, 1, 0) == 0 && Clock::now() < deadline;) {
+    }
   }
   for (;;) {
-    ssize_t got = recv(fd, buffer.data(), buffer.size(), flags);
+    ssize_t got = recv(fd, buffer.data(), buffer.size(), 0);
     if (got >= 0) return size_t(got);
-    if (errno == EAGAIN || errno == EWOULDBLOCK) {
-      if (Clock::now() >= deadline) flags = 0;  // a blocking recv sleeps and fetches in one system call
-    } else if (errno != EINTR) {
-      return failure("receiving from the peer failed", errno);
-    }
+    if (errno != EINTR) return failure("receiving from the peer failed", errno);
   }
 }
 

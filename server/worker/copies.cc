@@ -1,10 +1,12 @@
 #include "server/worker/copies.h"
 
 #include <pthread.h>
+#include <sys/prctl.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <utility>
 
 #include "api/driver_api.h"
 
@@ -12,9 +14,11 @@ namespace bf::server {
 namespace {
 
 constexpr size_t kRingSlab = 64 << 20;
+constexpr size_t kFenceBlocks = 8;  // behind one fence, if so many have landed: a fence takes the GPU as long as half a block
 constexpr auto kPatience = std::chrono::milliseconds(50);  // then ask whether the context still works
 constexpr auto kEager = std::chrono::milliseconds(2);      // after the last progress: poll often, then less
 constexpr auto kRelaxed = std::chrono::microseconds(200);  // 32 blocks of the ring cover it at 160 GB/s
+constexpr auto kWakeful = std::chrono::milliseconds(20);   // after the last copy: look for the next one unasked
 
 }  // namespace
 
@@ -33,6 +37,7 @@ Copies::~Copies() {
 void Copies::start() {
   thread_ = std::thread([this] {
     pthread_setname_np(pthread_self(), "bf-complete");
+    prctl(PR_SET_TIMERSLACK, 1);  // ns
     completion_loop();
   });
 }
@@ -52,11 +57,8 @@ void Copies::join() {
 
 void Copies::finish(const Reading& reading) {
   fences_.release(reading.fence);
-  if (reading.is_block) {
-    inbox_.release(reading.block);
-  } else {
-    staging_.give(reading.slot);
-  }
+  for (const transport::Block& block : reading.blocks) inbox_.release(block);
+  if (reading.slot.data) staging_.give(reading.slot);
 }
 
 // True if something is still open.
@@ -67,7 +69,7 @@ bool Copies::retire() {
     std::lock_guard guard(mutex_);
     const auto first = std::stable_partition(readings_.begin(), readings_.end(),
                                              [this](const Reading& r) { return !fences_.done(r.fence); });
-    done.assign(first, readings_.end());
+    done.assign(std::make_move_iterator(first), std::make_move_iterator(readings_.end()));
     readings_.erase(first, readings_.end());
     open = !readings_.empty();
   }
@@ -89,8 +91,9 @@ bool Copies::context_broken() {
 
 void Copies::completion_loop() {
   auto changed = std::chrono::steady_clock::now();
-  auto doubt = changed + kPatience;
+  auto doubt = changed + kPatience, busy = changed;
   size_t open = 0;
+  uint64_t copies = 0;
   while (!stopped_.load(std::memory_order_acquire)) {
     const bool reading = retire();
     if (outbox_.pieces_open()) outbox_.flush();
@@ -116,9 +119,16 @@ void Copies::completion_loop() {
     doubt = changed + kPatience;
     std::unique_lock guard(mutex_);
     if (stopped_.load(std::memory_order_acquire) || !readings_.empty() || outbox_.pieces_open()) continue;
-    sleeping_ = true;
-    work_.wait(guard);
-    sleeping_ = false;
+    // To wake this thread costs the one who copies more than a small copy does.
+    if (copies_ != copies) busy = changed;
+    copies = copies_;
+    sleep_ = changed < busy + kWakeful ? Sleep::kNap : Sleep::kDeep;
+    if (sleep_ == Sleep::kNap) {
+      work_.wait_for(guard, kRelaxed);
+    } else {
+      work_.wait(guard);
+    }
+    sleep_ = Sleep::kNone;
   }
 }
 
@@ -127,12 +137,13 @@ size_t Copies::open_count() {
   return readings_.size() + outbox_.pieces_open();
 }
 
-void Copies::nudge() {
+void Copies::nudge(bool at_once) {
   CUcontext context = nullptr;
   driver_.cuCtxGetCurrent(&context);
   std::lock_guard guard(mutex_);
   last_context_ = context;
-  if (sleeping_) work_.notify_one();
+  ++copies_;
+  if (sleep_ == Sleep::kDeep || (at_once && sleep_ == Sleep::kNap)) work_.notify_one();
 }
 
 CUresult Copies::fence_reading(CUstream stream, Reading reading) {
@@ -149,9 +160,9 @@ CUresult Copies::fence_reading(CUstream stream, Reading reading) {
   }
   {
     std::lock_guard guard(mutex_);
-    readings_.push_back(reading);
+    readings_.push_back(std::move(reading));
   }
-  nudge();
+  nudge(false);
   return result;
 }
 
@@ -183,20 +194,31 @@ CUresult Copies::to_device(CUdeviceptr dst, size_t bytes, std::span<const std::b
     return driver_.cuMemcpyHtoDAsync_v2(dst, payload.data(), bytes, stream);
   }
   CUresult result = CUDA_SUCCESS;
+  std::vector<transport::Block> unfenced;
+  const auto fence = [&] {
+    if (unfenced.empty()) return;
+    const CUresult fenced = fence_reading(stream, {{}, std::exchange(unfenced, {}), {}});
+    if (result == CUDA_SUCCESS) result = fenced;
+  };
   for (size_t offset = 0; offset < bytes;) {
     Inbox::Landed landed;
-    if (!inbox_.wait(transfer, offset, landed)) return CUDA_ERROR_OPERATING_SYSTEM;  // nobody will read it
+    if (!inbox_.take(transfer, offset, landed)) {
+      fence();
+      if (!inbox_.wait(transfer, offset, landed)) return CUDA_ERROR_OPERATING_SYSTEM;  // nobody will read it
+    }
     const size_t count = std::min<size_t>(landed.block.bytes, bytes - offset);
     const bool pinned = ring_pinned(landed.data);
     // After a failure the rest of the transfer is still coming and must leave the ring.
     if (result == CUDA_SUCCESS) result = driver_.cuMemcpyHtoDAsync_v2(dst + offset, landed.data, count, stream);
     if (result == CUDA_SUCCESS && pinned) {
-      result = fence_reading(stream, {{}, true, landed.block, {}});
+      unfenced.push_back(landed.block);
+      if (unfenced.size() == kFenceBlocks) fence();
     } else {
       inbox_.release(landed.block);
     }
     offset += landed.block.bytes;
   }
+  fence();
   return result;
 }
 
@@ -210,7 +232,7 @@ CUresult Copies::send_piece(uint64_t ticket, uint64_t offset, size_t bytes, bool
     return result;
   }
   outbox_.add(piece);
-  nudge();
+  nudge(bulk);  // a small piece goes with the next answer
   return result;
 }
 
@@ -349,7 +371,7 @@ CUresult Copies::box(const CUDA_MEMCPY3D& copy, std::span<const std::byte> paylo
       staging_.give(slot);
       if (to_host) return result;  // else the rest of the transfer must still leave the ring
     } else if (from_host) {
-      result = fence_reading(stream, {{}, false, {}, slot});
+      result = fence_reading(stream, {{}, {}, slot});
     } else {
       result = send_piece(ticket, position, count, bulk, slot, stream);
       if (result != CUDA_SUCCESS) return result;

@@ -53,10 +53,9 @@ class Copies {
   void abandon();
 
  private:
-  struct Reading {  // the GPU reads this; then the block, or the slot, is free again
+  struct Reading {  // the GPU reads these blocks, or this slot; then they are free again
     Fences::Fence fence;
-    bool is_block = false;
-    transport::Block block;
+    std::vector<transport::Block> blocks;
     StagingSlot slot;
   };
 
@@ -67,7 +66,7 @@ class Copies {
   bool retire();
   void finish(const Reading& reading);
   void completion_loop();
-  void nudge();
+  void nudge(bool at_once);  // there is something for the completion thread
   size_t open_count();
   bool context_broken();
   bool ring_pinned(const std::byte* block);
@@ -84,7 +83,8 @@ class Copies {
   std::condition_variable work_;
   std::vector<Reading> readings_;
   std::atomic<bool> stopped_{false};
-  bool sleeping_ = false;
+  uint64_t copies_ = 0;  // that the completion thread was told of
+  enum class Sleep { kNone, kNap, kDeep } sleep_ = Sleep::kNone;
   CUcontext last_context_ = nullptr;  // of the latest copy, under mutex_
   std::thread thread_;
 };

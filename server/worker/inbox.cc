@@ -41,15 +41,24 @@ void Inbox::discard(uint64_t transfer) {
   for (const auto& block : blocks) bulk_.release(block);
 }
 
+bool Inbox::take_locked(uint64_t transfer, uint64_t offset, Landed& landed) {
+  const auto found = blocks_.find({transfer, offset});
+  if (found == blocks_.end()) return false;
+  landed = found->second;
+  blocks_.erase(found);
+  return true;
+}
+
+bool Inbox::take(uint64_t transfer, uint64_t offset, Landed& landed) {
+  std::lock_guard guard(mutex_);
+  return !stopped_ && take_locked(transfer, offset, landed);
+}
+
 bool Inbox::wait(uint64_t transfer, uint64_t offset, Landed& landed) {
   std::unique_lock guard(mutex_);
   for (;;) {
     if (stopped_) return false;
-    if (const auto found = blocks_.find({transfer, offset}); found != blocks_.end()) {
-      landed = found->second;
-      blocks_.erase(found);
-      return true;
-    }
+    if (take_locked(transfer, offset, landed)) return true;
     Recorder::Span waiting(recorder_);
     const uint64_t before = bytes_received();
     guard.unlock();

@@ -31,6 +31,8 @@ class Inbox final : public transport::BulkSink {
   // Waits for the block of `transfer` that begins at `offset`. False when the session ends meanwhile. The caller owes
   // release(landed.block).
   bool wait(uint64_t transfer, uint64_t offset, Landed& landed);
+  // The same if it is there already; else false, at once.
+  bool take(uint64_t transfer, uint64_t offset, Landed& landed);
   void release(const transport::Block& block) { bulk_.release(block); }
   // Reads the dense bytes of a transfer, which arrive as blocks of any size.
   class Reader {
@@ -62,6 +64,7 @@ class Inbox final : public transport::BulkSink {
 
  private:
   void look_out(uint64_t bytes_before) const;
+  bool take_locked(uint64_t transfer, uint64_t offset, Landed& landed);
 
   transport::Bulk& bulk_;
   Recorder& recorder_;

@@ -5,8 +5,9 @@ they compare. Needs a build (bin/, lib/backfield/, bench/), and PyTorch for the 
   bench.py --build BUILD [--runs 5] [--only primitives resnet50-64 ...] [--transports tcp,shm]
 
 A ratio above 1 is better than native, for times and for rates alike. The bound is what the path allows: the native time and
-the bytes of a step over what a plain program with four connections moves (bytes that a step waits for are added, others
-hide behind it); "of bound" is how near we come, 1 at best. Between processes of one host (shm) it is the native figure.
+the bytes of a step over what a plain program with four connections moves (bytes that a step waits for are added; others
+hide behind the step before, but for the first batch); "of bound" is how near we come, 1 at best. The plain program moves
+transfers of the same size, from a buffer of that size into another, and waits until they are acknowledged. Between processes of one host (shm) it is the native figure.
 
 Every run is a process of its own; native and remote alternate, so that drift of the machine meets all of them. With $OUT
 set, $OUT/bench.json holds every single figure. Without a GPU it says so and ends with status 0; --software-gpu times the
@@ -31,6 +32,7 @@ import programs
 PYTORCH = [sys.executable, str(HERE / "workloads/pytorch_steps.py")]
 FIGURE = re.compile(r"^(.*): ([0-9.]+) (ms/step|ms|us|ns|x|GB/s|k/s)$", re.MULTILINE)
 RATES = ("GB/s", "k/s")  # more is better
+STEPS = 20  # of pytorch_steps.py between two waits for the device: the first batch has nothing to hide behind
 
 
 class Workload:
@@ -40,14 +42,15 @@ class Workload:
         self.name, self.command = name, command
         self.bytes_up = images[0] * (3 * images[1] ** 2 * 4 + 8) if images else 0
 
-    def bound(self, label, unit, native, up_gb_s, down_gb_s):
+    def bound(self, label, unit, native, rates):
         """The best that the path allows, or None where it sets no limit that we know."""
         if unit == "GB/s" and label.startswith(("host to device", "device to host", "both")):
-            return min(native, {"h": up_gb_s, "d": down_gb_s, "b": up_gb_s + down_gb_s}[label[0]])
+            up, down, both = rates(int(label.split()[-2]) << 20)
+            return min(native, {"h": up, "d": down, "b": both}[label[0]])
         if unit == "ms/step" and self.bytes_up:
-            line_ms = self.bytes_up / up_gb_s / 1e6
+            line_ms = self.bytes_up / rates(self.bytes_up)[0] / 1e6
             waits = "infer" in label or "+item" in label  # a step that ends with an answer begins with its bytes
-            return native + line_ms if waits else max(native, line_ms)
+            return native + line_ms if waits else max(native, line_ms) + min(native, line_ms) / STEPS
         return None
 
 
@@ -65,13 +68,14 @@ WORKLOADS = [
 
 
 class Path:
-    """A transport to a server, and what a plain program moves over it; no limit where nothing crosses a line."""
+    """A transport to a server, and what a plain program moves over it: GB/s up, down and both ways at once of transfers of a
+    size. No limit where nothing crosses a line."""
 
-    def __init__(self, transport, server, up_gb_s=None, down_gb_s=None):
-        self.transport, self.server, self.up_gb_s, self.down_gb_s = transport, server, up_gb_s, down_gb_s
+    def __init__(self, transport, server, rates=None):
+        self.transport, self.server, self.rates = transport, server, rates
 
     def bound(self, workload, label, unit, native):
-        return workload.bound(label, unit, native, self.up_gb_s, self.down_gb_s) if self.up_gb_s else None
+        return workload.bound(label, unit, native, self.rates) if self.rates else None
 
 
 def add_arguments(parser):
@@ -94,20 +98,33 @@ def chosen(arguments, build):
     return [workload for workload in WORKLOADS if workload.name in arguments.only]
 
 
-def line_of_loopback(build):
-    """(round trip in us, GB/s up, GB/s down) of a plain program between two processes of this host."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    line = str(build.bin / "line")
-    other = subprocess.Popen([line, "serve", port])
-    try:
+class LoopbackLine:
+    """A plain program between two processes of this host."""
+
+    def __init__(self, build):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = str(probe.getsockname()[1])
+        self.line, self.known = str(build.bin / "line"), {}
+
+    def __enter__(self):
+        self.other = subprocess.Popen([self.line, "serve", self.port])
         time.sleep(0.2)
-        words = subprocess.run([line, "measure", "127.0.0.1", port], capture_output=True, text=True, timeout=60, check=True).stdout.split()
-    finally:
-        other.kill()
-        other.wait()
-    return tuple(float(word) for word in words)
+        self.rtt_us, self.up_gb_s, self.down_gb_s = self.ask("measure")
+        return self
+
+    def __exit__(self, *exception):
+        self.other.kill()
+        self.other.wait()
+
+    def ask(self, what, *words):
+        done = subprocess.run([self.line, what, "127.0.0.1", self.port, *words], capture_output=True, text=True, timeout=60, check=True)
+        return tuple(float(word) for word in done.stdout.split())
+
+    def rates(self, bytes_):
+        if bytes_ not in self.known:
+            self.known[bytes_] = self.ask("move", str(bytes_))
+        return self.known[bytes_]
 
 
 def better(unit, mine, reference):
@@ -172,13 +189,15 @@ def main():
         print("skipped: there is no GPU here (nvidia-smi -L names none)")
         return 0
     build = harness.Build(arguments.build)
-    rtt_us, up_gb_s, down_gb_s = line_of_loopback(build)
-    print(f"{gpu}; medians of {arguments.runs} runs; a plain ping-pong over tcp takes {rtt_us:.1f} us, four plain connections move "
-          f"{up_gb_s:.1f} GB/s one way, {down_gb_s:.1f} the other")
-    with harness.Server(build, software_gpus=1 if arguments.software_gpu else 0) as server:
-        paths = [Path(t, server, *((up_gb_s, down_gb_s) if t == "tcp" else ())) for t in arguments.transports.split(",") if t]
+    with LoopbackLine(build) as line, harness.Server(build, software_gpus=1 if arguments.software_gpu else 0) as server:
+        print(f"{gpu}; medians of {arguments.runs} runs; a plain ping-pong over tcp takes {line.rtt_us:.1f} us, four plain connections move "
+              f"{line.up_gb_s:.1f} GB/s one way, {line.down_gb_s:.1f} the other")
+        paths = [Path(t, server, line.rates if t == "tcp" else None) for t in arguments.transports.split(",") if t]
         figures, failed = compare(chosen(arguments, build), paths, arguments)
-    write_json("bench.json", {"gpu": gpu, "runs": arguments.runs, "line": {"rtt_us": rtt_us, "up_gb_s": up_gb_s, "down_gb_s": down_gb_s}, "figures": figures})
+        for bytes_, (up, down, both) in sorted(line.known.items()):
+            print(f"a plain program moves transfers of {bytes_ / 2**20:.1f} MiB at {up:.2f} GB/s, {down:.2f} back, {both:.2f} both ways at once")
+    plain = {"rtt_us": line.rtt_us, "up_gb_s": line.up_gb_s, "down_gb_s": line.down_gb_s, "moves": line.known}
+    write_json("bench.json", {"gpu": gpu, "runs": arguments.runs, "line": plain, "figures": figures})
     return 1 if failed else 0
 
 

@@ -1,9 +1,11 @@
 // What the test link is made of and measured with, apart from Backfield:
 //
 //   line relay LISTEN_PORT HOST PORT DELAY_US   passes TCP connections on; every byte arrives DELAY_US later, each way
-//   line serve PORT                             the other end of `measure`
+//   line serve PORT                             the other end of `measure` and `move`
 //   line measure HOST PORT [SECONDS]            prints "rtt_us up_gb_s down_gb_s": a ping-pong of 64 bytes, and what four
 //                                               connections move each way
+//   line move HOST PORT BYTES [SECONDS]         prints "up_gb_s down_gb_s both_gb_s": what they make of a transfer of so many
+//                                               bytes, from a buffer of that size into another, until it is acknowledged
 //
 // The relay polls, for sleeping costs more than the delays it is for; one thread for each direction, so it wants two
 // processors to itself. It holds only what is not due yet: what the line does not take, it does not take either.
@@ -17,6 +19,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <barrier>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
@@ -192,8 +195,18 @@ int relay(const char* port, const char* host, const char* server_port, const cha
 
 // --- Measuring ----------------------------------------------------------------------------------------------------------
 
-// What a connection of `measure` is for; its first byte.
-enum class Task : char { kPing = 'p', kUp = 'u', kDown = 'd' };
+// What a connection is for; its first byte.
+enum class Task : char { kPing = 'p', kUp = 'u', kDown = 'd', kMove = 'm' };
+
+// The server's end of a connection of `move`: its share of the bytes, then a byte for each time it is to be moved.
+void serve_moves(int fd) {
+  uint64_t share;
+  if (!receive_all(fd, &share, sizeof share)) return;
+  std::vector<char> memory(share);
+  for (char way; receive_all(fd, &way, 1);) {
+    if (Task(way) == Task::kDown ? !send_all(fd, memory.data(), share) : !receive_all(fd, memory.data(), share) || !send_all(fd, &way, 1)) return;
+  }
+}
 
 void serve_one(int fd) {
   std::vector<char> buffer(1 << 20);
@@ -212,6 +225,9 @@ void serve_one(int fd) {
       case Task::kDown:
         while (send_all(fd, buffer.data(), buffer.size())) {
         }
+        break;
+      case Task::kMove:
+        serve_moves(fd);
         break;
     }
   }
@@ -267,6 +283,45 @@ double rate_gb_s(const char* host, const char* port, Task task, double seconds) 
   return double(moved) / std::chrono::duration<double>(Clock::now() - start).count() / 1e9;
 }
 
+// Every connection moves its share, then all begin again.
+double moves_gb_s(const char* host, const char* port, const std::vector<Task>& ways, size_t bytes, double seconds) {
+  const uint64_t share = bytes / kConnections;
+  const int count = int(ways.size()) * kConnections;
+  const auto end = Clock::now() + std::chrono::duration<double>(seconds);
+  std::atomic<bool> over{false};
+  int rounds = -1;  // the first one warms up
+  Clock::time_point start;
+  std::barrier together(count, [&]() noexcept {
+    if (++rounds == 0) start = Clock::now();
+    over = Clock::now() >= end && rounds > 0;
+  });
+  std::vector<std::thread> threads;
+  for (int i = 0; i < count; i++) {
+    threads.emplace_back([&, way = char(ways[size_t(i / kConnections)])] {
+      int fd = open_task(host, port, Task::kMove);
+      std::vector<char> memory(share);
+      if (!send_all(fd, &share, sizeof share)) fail("move");
+      for (char answer;; together.arrive_and_wait()) {
+        if (over) break;
+        const bool moved = send_all(fd, &way, 1) && (Task(way) == Task::kDown ? receive_all(fd, memory.data(), share)
+                                                                               : send_all(fd, memory.data(), share) && receive_all(fd, &answer, 1));
+        if (!moved) fail("move");
+      }
+      close(fd);
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  return double(share) * count * rounds / std::chrono::duration<double>(Clock::now() - start).count() / 1e9;
+}
+
+int move(const char* host, const char* port, const char* bytes_text, double seconds) {
+  const size_t bytes = strtoull(bytes_text, nullptr, 10);
+  for (auto& ways : {std::vector{Task::kUp}, {Task::kDown}, {Task::kUp, Task::kDown}})
+    printf("%.3f ", moves_gb_s(host, port, ways, bytes, seconds));
+  puts("");
+  return 0;
+}
+
 int measure(const char* host, const char* port, double seconds) {
   const double rtt = ping_us(host, port);
   const double up = rate_gb_s(host, port, Task::kUp, seconds);
@@ -281,6 +336,8 @@ int main(int count, char** words) {
   if (what == "relay" && count == 6) return relay(words[2], words[3], words[4], words[5]);
   if (what == "serve" && count == 3) return serve(words[2]);
   if (what == "measure" && count >= 4) return measure(words[2], words[3], count > 4 ? atof(words[4]) : 1.0);
-  fprintf(stderr, "line relay LISTEN_PORT HOST PORT DELAY_US | line serve PORT | line measure HOST PORT [SECONDS]\n");
+  if (what == "move" && count >= 5) return move(words[2], words[3], words[4], count > 5 ? atof(words[5]) : 0.5);
+  fprintf(stderr,
+          "line relay LISTEN_PORT HOST PORT DELAY_US | line serve PORT | line measure HOST PORT [SECONDS] | line move HOST PORT BYTES [SECONDS]\n");
   return 2;
 }

@@ -77,7 +77,7 @@ def main():
         with Link(build.bin / "line", gbit_s * 1e9, rtt_us * 1e-6, PORT) as link:
             print(f"\n{link}", flush=True)
             with tempfile.TemporaryDirectory() as folder, LinkServer(build, link, folder, extra=["--encryption", "never"], software_gpus=1 if arguments.software_gpu else 0) as server:
-                path = bench.Path("tcp", server, link.up_gb_s, link.down_gb_s)
+                path = bench.Path("tcp", server, lambda _: (link.up_gb_s, link.down_gb_s, link.up_gb_s + link.down_gb_s))
                 figures, failures = bench.compare(workloads, [path], arguments)
                 predictions = {w.name: check_prediction(build, server, link, w, 1 if arguments.software_gpu else 0)
                                for w in workloads if arguments.check_predict}
