@@ -23,6 +23,7 @@ inline constexpr uint32_t kBulkChannels = 4;             // data connections of 
 inline constexpr uint32_t kDevices = 16;                 // GPUs of one lease
 inline constexpr uint32_t kSessionsPerLease = 512;       // ledger slots: processes of one program tree
 inline constexpr int kHandshakeTimeoutMs = 10'000;       // a connection that has not said what it wants by then is closed
+inline constexpr int kWorkerStartMs = 120'000;           // until a worker has its contexts: the driver makes those of 64 one after the other
 inline constexpr uint32_t kIdleConnections = 4096;       // connections bfserver keeps that have not attached yet
 
 }  // namespace bf::limits

@@ -143,6 +143,7 @@ Result<Attached> attach(const AttachSettings& settings, bool* device_twice) {
   int socket = dialled->socket.get();
   auto session = control::attach(socket, std::move(request), settings.secret, deadline, device_twice);
   if (!session.ok()) return session.status();
+  deadline = control::deadline_in(std::chrono::milliseconds(limits::kHandshakeTimeoutMs));
 
   Attached attached;
   attached.sockets.push_back(socket);

@@ -40,7 +40,8 @@ struct Attached {
   std::string choice;        // the transport and why it, for people
 };
 
-// Dials, proves the lease, opens the channels. Blocks for at most limits::kHandshakeTimeoutMs.
+// Dials, proves the lease, opens the channels. Blocks for at most twice limits::kHandshakeTimeoutMs, and
+// limits::kWorkerStartMs for a worker that is just starting.
 // kImpossible: no device is visible; `device_twice` says whether because one was named twice.
 Result<Attached> attach(const AttachSettings& settings, bool* device_twice);
 

@@ -1,5 +1,6 @@
 #include "proto/handshake.h"
 
+#include "base/limits.h"
 #include "base/random.h"
 #include "proto/secrets.h"
 
@@ -19,7 +20,8 @@ Result<Admission> attach(int socket, AttachRequest request, std::string_view lea
       return Status{StatusCode::kInvalid, "the server's challenge is not one"};
     session.session_key = secrets::session_key(lease_secret, sent, challenge->nonce);
     Proof proof{secrets::attach_proof(lease_secret, sent, challenge->nonce)};
-    answer = exchange(socket, Opcode::kProof, encode_Proof(proof), deadline);
+    // What answers is the worker, when it can use the GPU.
+    answer = exchange(socket, Opcode::kProof, encode_Proof(proof), deadline + std::chrono::milliseconds(limits::kWorkerStartMs));
     if (!answer.ok()) return answer.status();
   }
   if (answer->opcode != Opcode::kAttach)

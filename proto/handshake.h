@@ -14,7 +14,8 @@ struct Admission {
   std::string session_key;  // proto/secrets.h
 };
 
-// Sends the request, its nonce filled in, and proves that we know the lease's secret. A refusal becomes its Status;
+// Sends the request, its nonce filled in, and proves that we know the lease's secret; a worker that is just starting has
+// limits::kWorkerStartMs more than `deadline` to answer. A refusal becomes its Status;
 // `device_twice` is what it says of CUDA_VISIBLE_DEVICES.
 Result<Admission> attach(int socket, AttachRequest request, std::string_view lease_secret, Deadline deadline,
                          bool* device_twice = nullptr);

@@ -199,9 +199,9 @@ int serve(int control, bool warm) {
     if (!supervise::send(control, supervise::Kind::kReady, control::encode_Ready({})).ok()) leave(0);
   }
   Assignment assignment = await_assignment(control);
-  const auto deadline = control::deadline_in(std::chrono::milliseconds(limits::kHandshakeTimeoutMs));
+  const auto soon = [] { return control::deadline_in(std::chrono::milliseconds(limits::kHandshakeTimeoutMs)); };
   const auto refuse = [&](const Status& status) {
-    (void)reply_to_attach(assignment, status, deadline);
+    (void)reply_to_attach(assignment, status, soon());
     give_up(control, status, true);
   };
   if (Status status = check_devices(api, assignment.assign.devices); !status.ok()) refuse(status);
@@ -239,6 +239,7 @@ int serve(int control, bool warm) {
   };
   const bool shm = assignment.assign.transport == "shm";
   const auto end = [&](const Status& status) { give_up(control, status, !client_left(status)); };
+  const auto deadline = soon();
   if (Status status = reply_to_attach(assignment, {}, deadline, rdma); !status.ok()) end(status);
   auto link = shm ? transport::offer_shm_link(std::move(assignment.client))
                   : gather_remote(control, assignment, rdma, deadline);

@@ -55,8 +55,9 @@ def main():
         through = lambda command: server.bfrun(command, arguments.transport, memory_mib=memory_mib)
         idle = [subprocess.Popen(through([share, "idle", "3600"]), stdout=subprocess.PIPE, text=True, env=environment) for _ in range(arguments.idle)]
         try:
-            if not all(process.stdout.readline() == "ready\n" for process in idle):
-                raise SystemExit("an idle session did not start")
+            said = [process.stdout.readline() for process in idle]
+            if any(line != "ready\n" for line in said):
+                raise SystemExit(f"idle sessions did not start: {sorted(set(said))}")
             time.sleep(2)
             workers = server.children()
             before = cpu_seconds(workers), cpu_seconds([process.pid for process in idle])
