@@ -9,6 +9,7 @@ that it works, and nothing of speed."""
 
 import argparse
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -20,6 +21,12 @@ import harness
 from nvml import cpu_seconds
 
 START_S = 6  # until all have begun
+
+
+def resident_mib(pids):
+    """The median of what the processes have in memory, in MiB."""
+    found = [re.search(r"VmRSS:\s+(\d+) kB", pathlib.Path(f"/proc/{pid}/status").read_text()) for pid in pids]
+    return statistics.median(int(match[1]) / 1024 for match in found if match)
 
 
 def rates(commands, environment):
@@ -53,6 +60,10 @@ def main():
     with harness.Server(build, software_gpus=1 if arguments.software_gpu else 0) as server:
         memory_mib = server.free_mib()[0] // (arguments.active + arguments.idle)
         through = lambda command: server.bfrun(command, arguments.transport, memory_mib=memory_mib)
+        with subprocess.Popen([share, "idle", "3600"], stdout=subprocess.PIPE, text=True, env=native_environment) as alone:
+            alone.stdout.readline()
+            native_mib = resident_mib([alone.pid])
+            alone.terminate()
         idle = [subprocess.Popen(through([share, "idle", "3600"]), stdout=subprocess.PIPE, text=True, env=environment) for _ in range(arguments.idle)]
         try:
             said = [process.stdout.readline() for process in idle]
@@ -63,6 +74,8 @@ def main():
             before = cpu_seconds(workers), cpu_seconds([process.pid for process in idle])
             time.sleep(arguments.seconds)
             spent = [100 * (b - a) / arguments.seconds for a, b in zip(before, (cpu_seconds(workers), cpu_seconds([process.pid for process in idle])))]
+            programs = [pid for process in idle for pid in harness.descendants(process.pid)]
+            print(f"resident: a process with its driver {native_mib:.0f} MiB; through bfrun it has {resident_mib(programs):.0f} MiB, its worker {resident_mib(workers):.0f} MiB (medians)")
             print(f"{arguments.idle} idle sessions of {memory_mib} MiB over {arguments.transport} cost {spent[0]:.2f} % of a core in {len(workers)} processes of the server, {spent[1]:.2f} % in theirs")
             native, remote = [], []
             for _ in range(arguments.runs):
