@@ -67,6 +67,7 @@ class DeviceArray {
   explicit DeviceArray(size_t count) : count_(count) {
     NEED(cudaMalloc(&data_, bytes()));
     NEED(cudaMemset(data_, 0, bytes()));
+    NEED(cudaDeviceSynchronize());  // some streams do not wait for the one that has just done this
   }
   explicit DeviceArray(const std::vector<T>& values) : DeviceArray(values.size()) {
     NEED(cudaMemcpy(data_, values.data(), bytes(), cudaMemcpyHostToDevice));
