@@ -24,6 +24,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include "base/log.h"
+
+#ifdef __clang__  // instantiates its templates once and for all; GCC would do it in every file, for half a second each
+#include <nlohmann/json.hpp>
+#endif
