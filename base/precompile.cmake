@@ -9,6 +9,7 @@ foreach(kind STATIC EXECUTABLE)
   endif()
   target_sources(bf_precompile_${kind} PRIVATE ${CMAKE_BINARY_DIR}/generated/precompile_${kind}.cc)
   target_link_libraries(bf_precompile_${kind} PRIVATE bf_options)
+  add_dependencies(bf_precompile_${kind} bf_api_generate)
   target_precompile_headers(bf_precompile_${kind} PRIVATE base/precompiled.h)
 endforeach()
 
