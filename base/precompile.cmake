@@ -9,8 +9,14 @@ foreach(kind STATIC EXECUTABLE)
   endif()
   target_sources(bf_precompile_${kind} PRIVATE ${CMAKE_BINARY_DIR}/generated/precompile_${kind}.cc)
   target_link_libraries(bf_precompile_${kind} PRIVATE bf_options)
+  add_dependencies(bf_precompile_${kind} bf_api_generate)
   target_precompile_headers(bf_precompile_${kind} PRIVATE base/precompiled.h)
 endforeach()
+
+# GCC frees no memory until it has this many KiB: a tenth of its time goes into looking for what it could free.
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  target_compile_options(bf_options INTERFACE "SHELL:--param ggc-min-heapsize=1048576")
+endif()
 
 function(bf_precompile folder)
   get_property(targets DIRECTORY ${folder} PROPERTY BUILDSYSTEM_TARGETS)

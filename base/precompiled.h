@@ -24,6 +24,18 @@
 #include <unordered_map>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include "base/log.h"
+
+// Clang reads of these what a file uses, and has instantiated their templates once and for all. GCC does that again in every
+// file: half a second for nlohmann/json.hpp alone.
+#ifdef __clang__
+#include <nlohmann/json.hpp>
+#if __has_include(<gtest/gtest.h>)
+#include <gtest/gtest.h>
+#endif
+
+#include "api/remote.h"
+#include "client/contexts.h"
+#include "client/state.h"
+#include "server/daemon/daemon.h"
+#endif

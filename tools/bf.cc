@@ -322,6 +322,8 @@ void print(const Table& table) { fputs(table.render(::isatty(STDOUT_FILENO)).c_s
 void print(const json& value) { puts(value.dump(2).c_str()); }
 void complain(const std::string& text) { fprintf(stderr, "bf: %s\n", text.c_str()); }
 
+std::string text_of(const json& entry, const char* key) { return printable(entry.value(key, std::string())); }
+
 std::vector<Answer> reachable(const ServerOptions& options) {
   std::vector<Answer> answers;
   auto servers = find_servers(options.servers, options.servers_file);

@@ -19,6 +19,8 @@ inline constexpr int kFailed = 1;  // no server answered, or one is ill
 void print(const Table& table);
 void print(const nlohmann::json& value);
 void complain(const std::string& text);
+// A text in a server's answer, fit for a terminal.
+std::string text_of(const nlohmann::json& entry, const char* key);
 
 // A command: its options, and what it does; the result is bf's exit status.
 using Action = std::function<int()>;

@@ -67,8 +67,6 @@ int show(const AdminOptions& options, const std::vector<std::string>& words, con
   return servers.empty() ? kFailed : 0;
 }
 
-std::string text_of(const json& entry, const char* key) { return printable(entry.value(key, std::string())); }
-
 std::string time_of(const json& entry, const char* key) {
   char text[32] = "";
   time_t time = entry.value(key, int64_t{0});

@@ -75,8 +75,6 @@ std::string duration(int64_t seconds) {
   return seconds < 172'800 ? fmt::format("{} h", seconds / 3600) : fmt::format("{} d", seconds / 86'400);
 }
 
-std::string text_of(const json& entry, const char* key) { return printable(entry.value(key, std::string())); }
-
 void add_row(Table& table, const std::string& server, const json& lease) {
   std::string gpus;
   for (auto& gpu : lease.value("gpus", json::array()))

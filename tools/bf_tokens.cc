@@ -26,7 +26,7 @@ control::Deadline soon() { return control::deadline_in(kAnswerTime); }
 std::vector<Answer> managed(const TokenOptions& options) { return one_of_each_pool(reachable(or_own(options.where))); }
 
 // Tells every server; all have to agree. The pins must be the same, or they are no pool.
-int tell(const std::vector<Answer>& servers, const std::vector<std::string>& words) {
+int tell_all(const std::vector<Answer>& servers, const std::vector<std::string>& words) {
   int result = servers.empty() ? kFailed : 0;
   for (auto& server : servers) {
     auto done = server.remote->manage(words, soon());
@@ -60,7 +60,7 @@ int hand_out(const TokenOptions& options, const std::vector<std::string>& head, 
   std::vector<std::string> words = head;
   words.insert(words.end(), {token.id, to_hex(secrets::digest(token.secret))});
   words.insert(words.end(), tail.begin(), tail.end());
-  if (int failed = tell(servers, words); failed != 0) return failed;
+  if (int failed = tell_all(servers, words); failed != 0) return failed;
   printf("# Backfield token of '%s'. Keep it secret: it is shown only now.\n%s\n", options.name.c_str(), to_text(token).c_str());
   return 0;
 }
@@ -135,7 +135,7 @@ void add_token_commands(Commands& commands) {
   named("rotate", "Replace a token by a new one, and print that", [=] { return hand_out(*options, {"token", "rotate", options->name}, {}); });
   for (const char* verb : {"disable", "enable", "remove"})
     named(verb, (std::string(verb) == "enable" ? "Let it be used again" : std::string(verb) == "disable" ? "Let it not be used for now" : "Forget it"),
-          [=] { return tell(managed(*options), {"token", verb, options->name}); });
+          [=] { return tell_all(managed(*options), {"token", verb, options->name}); });
   commands.actions.insert(commands.actions.end(), own.actions.begin(), own.actions.end());
 }
 

@@ -13,7 +13,7 @@ BF_PACKAGES=(
 )
 # For builds with sanitizers and the check of the API facts against the vendor's headers, for RDMA in a VM (some 200 MB with
 # its kernel), and for managed pools. Not every release has them.
-BF_TEST_EXTRAS=(clang-14 libclang-rt-14-dev python3-clang-14
+BF_TEST_EXTRAS=(clang-14 lld-14 libclang-rt-14-dev python3-clang-14
   qemu-system-x86 busybox-static cpio kmod iproute2 ibverbs-providers
   etcd-server)
 

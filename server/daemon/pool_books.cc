@@ -13,8 +13,8 @@ using nlohmann::json;
 
 constexpr const char* kChanges = "backfield/changes";
 constexpr const char* kConfig = "backfield/config/";
-constexpr const char* kServers = "backfield/servers/";
-constexpr const char* kLeases = "backfield/leases/";
+constexpr const char* kServerKeys = "backfield/servers/";
+constexpr const char* kLeaseKeys = "backfield/leases/";
 
 std::string account(const std::string& scope) { return "backfield/accounts/" + scope; }
 
@@ -192,7 +192,7 @@ Result<bool> PoolBooks::try_claim(const Claim& claim) {
   if (!watched.empty()) {
     Etcd::Transaction look;
     for (auto& scope : watched) look.read(account(scope));
-    auto seen = commit(look.read_prefix(kLeases));
+    auto seen = commit(look.read_prefix(kLeaseKeys));
     if (!seen.ok()) return seen.status();
     std::vector<Holding> held;
     for (auto& entry : seen->reads.back())
@@ -217,7 +217,7 @@ void PoolBooks::release(const std::string& lease_id) {
 // --- being there -----------------------------------------------------------------------------------------------------
 
 Status PoolBooks::enter() {
-  const std::string name = kServers + server_id_;
+  const std::string name = kServerKeys + server_id_;
   auto before = commit(Etcd::Transaction().read(name));
   if (!before.ok()) return before.status();
   // What an earlier life of this server held is over.
@@ -270,13 +270,13 @@ Status PoolBooks::keep() {
 }
 
 Result<json> PoolBooks::servers() {
-  auto seen = commit(Etcd::Transaction().read_prefix(kServers).read_prefix(kLeases));
+  auto seen = commit(Etcd::Transaction().read_prefix(kServerKeys).read_prefix(kLeaseKeys));
   if (!seen.ok()) return seen.status();
   json all = json::array();
   for (auto& entry : seen->reads[0]) {
     json server = parse(entry.value);
-    const std::string id = entry.key.substr(std::string(kServers).size());
-    const std::string leases = kLeases + id + "/";
+    const std::string id = entry.key.substr(std::string(kServerKeys).size());
+    const std::string leases = kLeaseKeys + id + "/";
     server["id"] = id;
     server["leases"] = std::count_if(seen->reads[1].begin(), seen->reads[1].end(), [&](auto& lease) { return lease.key.starts_with(leases); });
     all.push_back(std::move(server));

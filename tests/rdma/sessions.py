@@ -83,7 +83,6 @@ with tempfile.TemporaryDirectory() as folder, harness.PoolServer(build, folder, 
         figures = json.loads(done.stdout) if done.returncode == 0 else {}
         check(all(figures.get(name, 0) > 0 for name in ("median_us", "posts_per_s", "to_gpu_mib_s", "from_gpu_mib_s")),
               f"netperf over {kind}: {figures or done.said}")
-    print(bf("netperf", server.address, "--transport", "rdma").stdout)
     # The way takes smaller packets than this end sends.
     subprocess.run("tc qdisc add dev v1 ingress && tc filter add dev v1 parent ffff: protocol ip u32 match u16 0x1000 0xf000 at 2 action drop",
                    shell=True, check=True)  # of 4096 bytes and more, as a switch drops what is too large for it
