@@ -7,7 +7,8 @@ they compare. Needs a build (bin/, lib/backfield/, bench/), and PyTorch for the 
 A ratio above 1 is better than native, for times and for rates alike. The bound is what the path allows: the native time and
 the bytes of a step over what a plain program with four connections moves (bytes that a step waits for are added; others
 hide behind the step before, but for the first batch); "of bound" is how near we come, 1 at best. The plain program moves
-transfers of the same size, from a buffer of that size into another, and waits until they are acknowledged. Between processes of one host (shm) it is the native figure.
+transfers of the same size, from a buffer of that size into another, and waits until they are acknowledged. Between processes
+of one host (shm) it is the native figure.
 
 Every run is a process of its own, which measures --repeats times; native and remote alternate, so that drift of the machine
 meets all of them. (What `start` needs is in the image cache from its second run on.) With $OUT

@@ -70,11 +70,12 @@ def main():
             if any(line != "ready\n" for line in said):
                 raise SystemExit(f"idle sessions did not start: {sorted(set(said))}")
             time.sleep(2)
-            workers = server.children()
-            before = cpu_seconds(workers), cpu_seconds([process.pid for process in idle])
+            workers, runners = server.children(), [process.pid for process in idle]
+            programs = [pid for runner in runners for pid in harness.descendants(runner)]
+            sides = workers, runners + programs
+            before = [cpu_seconds(side) for side in sides]
             time.sleep(arguments.seconds)
-            spent = [100 * (b - a) / arguments.seconds for a, b in zip(before, (cpu_seconds(workers), cpu_seconds([process.pid for process in idle])))]
-            programs = [pid for process in idle for pid in harness.descendants(process.pid)]
+            spent = [100 * (cpu_seconds(side) - start) / arguments.seconds for side, start in zip(sides, before)]
             print(f"resident: a process with its driver {native_mib:.0f} MiB; through bfrun it has {resident_mib(programs):.0f} MiB, its worker {resident_mib(workers):.0f} MiB (medians)")
             print(f"{arguments.idle} idle sessions of {memory_mib} MiB over {arguments.transport} cost {spent[0]:.2f} % of a core in {len(workers)} processes of the server, {spent[1]:.2f} % in theirs")
             native, remote = [], []
