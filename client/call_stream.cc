@@ -67,14 +67,15 @@ bool CallStream::append(const FrameHeader& header, Bytes body, const Payload& pa
   pending_.put(body.data(), body.size());
   for (size_t i = 0; i < payload.count; ++i) pending_.put(payload.parts[i].iov_base, payload.parts[i].iov_len);
   pending_bytes_.store(pending_.used, std::memory_order_release);
-  if (busy_) {  // whoever sends will take this along
+  if (busy_) {  // whoever sends, or the flusher after him, will take this along
+    if (urgency == Urgency::kNow) urgent_.store(true, std::memory_order_relaxed);
     lock_.unlock();
     return true;
   }
   if (urgency == Urgency::kNow) {
     busy_ = true;
     lock_.unlock();
-    return send_pending(1);
+    return send_pending();
   }
   bool wake = std::exchange(flusher_sleeps_, false);
   lock_.unlock();
@@ -85,36 +86,32 @@ bool CallStream::append(const FrameHeader& header, Bytes body, const Payload& pa
   return true;
 }
 
-// Called with busy_ set by this thread. Sends up to `rounds` gatherings, then leaves the rest to the flusher.
-bool CallStream::send_pending(int rounds) {
-  for (;; --rounds) {
-    lock_.lock();
-    if (closed_ || pending_.used == 0 || rounds == 0) break;
-    std::swap(pending_, sending_);
-    pending_bytes_.store(0, std::memory_order_relaxed);
-    bool wake_room = room_waiters_ > 0;
-    if (wake_room) room_word_.fetch_add(1, std::memory_order_relaxed);
-    lock_.unlock();
-    if (wake_room) futex_wake(room_word_, INT_MAX);
-    iovec part{sending_.data, sending_.used};
-    Status status = stream_.send({&part, 1});
-    sending_.used = 0;
-    if (sending_.capacity > kKeepCapacity) {
-      std::free(sending_.data);
-      sending_ = {};
-    }
-    if (!status.ok()) {
-      lock_.lock();
-      busy_ = false;
-      lock_.unlock();
-      lost_(status);
-      return false;
-    }
+// Called with busy_ set by this thread. Sends what has gathered; what is appended meanwhile is the flusher's.
+bool CallStream::send_pending() {
+  lock_.lock();
+  std::swap(pending_, sending_);
+  pending_bytes_.store(0, std::memory_order_relaxed);
+  urgent_.store(false, std::memory_order_relaxed);
+  bool wake_room = room_waiters_ > 0;
+  if (wake_room) room_word_.fetch_add(1, std::memory_order_relaxed);
+  lock_.unlock();
+  if (wake_room) futex_wake(room_word_, INT_MAX);
+  iovec part{sending_.data, sending_.used};
+  Status status = stream_.send({&part, 1});
+  sending_.used = 0;
+  if (sending_.capacity > kKeepCapacity) {
+    std::free(sending_.data);
+    sending_ = {};
   }
+  lock_.lock();
   busy_ = false;
   bool wake = pending_.used > 0 && std::exchange(flusher_sleeps_, false);
   bool open = !closed_;
   lock_.unlock();
+  if (!status.ok()) {
+    lost_(status);
+    return false;
+  }
   if (wake) {
     flusher_word_.fetch_add(1, std::memory_order_release);
     futex_wake(flusher_word_, 1);
@@ -132,7 +129,7 @@ void CallStream::linger() {
     for (int i = 0; i < 16; ++i) cpu_relax();
   };
   auto now = Clock::now();
-  for (const auto end = now + kFlusherRest; now < end; now = Clock::now()) relax();
+  for (const auto end = now + kFlusherRest; now < end && !urgent_.load(std::memory_order_relaxed); now = Clock::now()) relax();
   for (const auto end = now + kFlusherSpin; now < end && pending_bytes_.load(std::memory_order_relaxed) == 0; now = Clock::now()) relax();
 }
 
@@ -145,8 +142,8 @@ void CallStream::run_flusher() {
     if (pending_.used > 0 && !busy_) {
       busy_ = true;
       lock_.unlock();
-      send_pending(INT_MAX);
-      linger();
+      send_pending();
+      if (!urgent_.load(std::memory_order_relaxed)) linger();
       continue;
     }
     // Nothing to do, or another thread sends and will wake us if it leaves something behind.

@@ -47,7 +47,7 @@ class CallStream {
     void put(const void* bytes, size_t count);
   };
 
-  bool send_pending(int rounds);
+  bool send_pending();
   void linger();
 
   static constexpr size_t kMaxPending = 16 << 20;  // then posters wait for the peer: two of the largest frames
@@ -60,6 +60,7 @@ class CallStream {
   bool closed_ = false;
   bool flusher_sleeps_ = false;
   std::atomic<size_t> pending_bytes_{0};
+  std::atomic<bool> urgent_{false};     // somebody waits for the answer to what was left to the flusher
   std::atomic<uint32_t> flusher_word_{0}, room_word_{0};
   uint32_t room_waiters_ = 0;
 };

@@ -60,7 +60,8 @@ void make_attribute_tables(const SessionSnapshot& snapshot) {
   }
 }
 
-int device_attribute(int device, CUdevice_attribute attribute) { return attribute_tables()[size_t(device)].value[attribute]; }
+const int* device_attributes(int device) { return attribute_tables()[size_t(device)].value.data(); }
+int device_attribute(int device, CUdevice_attribute attribute) { return device_attributes(device)[attribute]; }
 
 CUresult handle_cuDeviceGet(CUdevice* device, int ordinal) noexcept {
   if (CUresult why = Session::questions_gate(); why != CUDA_SUCCESS) return why;

@@ -335,5 +335,6 @@ inline const DeviceSnapshot* device_snapshot(int device) {
 
 // 0 for an attribute the driver does not know. `device` must be known.
 int device_attribute(int device, CUdevice_attribute attribute);
+const int* device_attributes(int device);  // by attribute
 
 }  // namespace bf::client
