@@ -11,17 +11,16 @@ namespace {
 // After its last block a sender looks out so long for the next one: waking it takes longer than sending many a transfer.
 constexpr std::chrono::microseconds kSpin{200};
 
-// A small transfer is cut finer, so that all channels carry a part of it: one connection moves a third of what four do.
-size_t block_bytes_of(size_t bytes) {
-  constexpr size_t kUnit = 64 << 10;
-  return std::clamp((bytes / limits::kBulkChannels + kUnit - 1) / kUnit * kUnit, kUnit, limits::kBulkBlockBytes);
-}
-
 }  // namespace
+
+size_t bulk_block_bytes(size_t transfer_bytes) {
+  constexpr size_t kUnit = 64 << 10;
+  return std::clamp((transfer_bytes / limits::kBulkChannels + kUnit - 1) / kUnit * kUnit, kUnit, limits::kBulkBlockBytes);
+}
 
 uint64_t SendQueue::push(uint64_t transfer, const void* data, size_t bytes, Sent sent) {
   std::unique_lock lock(mutex_);
-  const size_t block_bytes = block_bytes_of(bytes);
+  const size_t block_bytes = bulk_block_bytes(bytes);
   uint64_t blocks = (bytes + block_bytes - 1) / block_bytes;
   uint64_t end = next_sequence_ += blocks;
   if (stopped_) {

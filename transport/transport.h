@@ -48,6 +48,10 @@ struct Block {
   uint32_t bytes = 0;     // 1..kBulkBlockBytes
 };
 
+// The blocks of a transfer of so many bytes are of this size, but for the last. A small one is cut finer, so that all channels
+// carry a part of it: one connection moves a third of what four do.
+size_t bulk_block_bytes(size_t transfer_bytes);
+
 // Where incoming bulk bytes go. Called on transport threads, for one block at a time per channel, possibly for several
 // blocks at once; never called after Bulk::stop() returned.
 class BulkSink {

@@ -15,6 +15,8 @@ namespace {
 
 constexpr size_t kRingSlab = 64 << 20;
 constexpr size_t kFenceBlocks = 8;  // behind one fence, if so many have landed: a fence takes the GPU as long as half a block
+constexpr auto kTwinPatience = std::chrono::microseconds(300);  // for the bytes of a copy, in all
+constexpr size_t kParked = 64;                                  // parts of copies: half of the staging
 constexpr auto kPatience = std::chrono::milliseconds(50);  // then ask whether the context still works
 constexpr auto kEager = std::chrono::milliseconds(2);      // after the last progress: poll often, then less
 constexpr auto kRelaxed = std::chrono::microseconds(200);  // 32 blocks of the ring cover it at 160 GB/s
@@ -55,8 +57,13 @@ void Copies::join() {
 // --- Completion
 // ----------------------------------------------------------------------------------------------------------
 
+bool Copies::over(const Reading& reading) const {
+  return fences_.done(reading.fence) && (!reading.parked || reading.parked->landed.load(std::memory_order_acquire));
+}
+
 void Copies::finish(const Reading& reading) {
   fences_.release(reading.fence);
+  if (reading.parked) fences_.release(reading.parked->gate);
   for (const transport::Block& block : reading.blocks) inbox_.release(block);
   if (reading.slot.data) staging_.give(reading.slot);
 }
@@ -68,9 +75,10 @@ bool Copies::retire() {
   {
     std::lock_guard guard(mutex_);
     const auto first = std::stable_partition(readings_.begin(), readings_.end(),
-                                             [this](const Reading& r) { return !fences_.done(r.fence); });
+                                             [this](const Reading& r) { return !over(r); });
     done.assign(std::make_move_iterator(first), std::make_move_iterator(readings_.end()));
     readings_.erase(first, readings_.end());
+    for (const Reading& reading : done) parked_ -= reading.parked ? 1 : 0;
     open = !readings_.empty();
   }
   for (const Reading& reading : done) finish(reading);
@@ -147,19 +155,19 @@ void Copies::nudge(bool at_once) {
 }
 
 CUresult Copies::fence_reading(CUstream stream, Reading reading) {
-  const CUresult result = fences_.record(stream, reading.fence);
+  CUresult result = fences_.record(stream, reading.fence);
   if (result == CUDA_ERROR_OUT_OF_MEMORY) {
     // Every word is in use: let this one wait for the stream instead.
     driver_.cuStreamSynchronize(stream);
-    finish(reading);
-    return CUDA_SUCCESS;
+    result = CUDA_SUCCESS;
   }
-  if (result != CUDA_SUCCESS) {
+  if (over(reading)) {
     finish(reading);
     return result;
   }
   {
     std::lock_guard guard(mutex_);
+    parked_ += reading.parked ? 1 : 0;
     readings_.push_back(std::move(reading));
   }
   nudge(false);
@@ -182,8 +190,33 @@ bool Copies::take_slot(size_t bytes, StagingSlot& slot) {
 
 // Is the slab of a landed block pinned? It is the first time one lands there.
 bool Copies::ring_pinned(const std::byte* block) {
-  std::lock_guard guard(ring_mutex_);
+  std::lock_guard guard(pins_mutex_);
   return ring_[size_t(block - ring_.front().data()) / kRingSlab].pin(driver_);
+}
+
+size_t Copies::park(CUdeviceptr dst, size_t bytes, uint64_t transfer, uint64_t offset, CUstream stream, CUresult& result) {
+  // Until the copy is among the readings: the driver would read memory that is not pinned at once.
+  std::lock_guard pins(pins_mutex_);
+  {
+    std::lock_guard guard(mutex_);
+    if (parked_ == kParked) return 0;
+  }
+  StagingSlot slot = staging_.take(bytes);
+  if (!slot.data) return 0;
+  auto parked = std::make_shared<Inbox::Parked>();
+  if (!slot.pinned || fences_.hold(stream, parked->gate) != CUDA_SUCCESS) {
+    staging_.give(slot);
+    return 0;
+  }
+  parked->transfer = transfer;
+  parked->offset = offset;
+  parked->bytes = bytes;
+  parked->data = slot.data;
+  inbox_.park(parked);
+  result = driver_.cuMemcpyHtoDAsync_v2(dst, slot.data, bytes, stream);
+  const CUresult fenced = fence_reading(stream, {{}, {}, slot, std::move(parked)});
+  if (result == CUDA_SUCCESS) result = fenced;
+  return bytes;
 }
 
 CUresult Copies::to_device(CUdeviceptr dst, size_t bytes, std::span<const std::byte> payload, uint64_t transfer,
@@ -197,14 +230,23 @@ CUresult Copies::to_device(CUdeviceptr dst, size_t bytes, std::span<const std::b
   std::vector<transport::Block> unfenced;
   const auto fence = [&] {
     if (unfenced.empty()) return;
-    const CUresult fenced = fence_reading(stream, {{}, std::exchange(unfenced, {}), {}});
+    const CUresult fenced = fence_reading(stream, {{}, std::exchange(unfenced, {}), {}, {}});
     if (result == CUDA_SUCCESS) result = fenced;
   };
+  const size_t block_bytes = transport::bulk_block_bytes(bytes);
+  const size_t part_bytes = Staging::kLargeBytes / block_bytes * block_bytes;
+  const auto patient_until = Inbox::Clock::now() + kTwinPatience;
   for (size_t offset = 0; offset < bytes;) {
     Inbox::Landed landed;
     if (!inbox_.take(transfer, offset, landed)) {
       fence();
-      if (!inbox_.wait(transfer, offset, landed)) return CUDA_ERROR_OPERATING_SYSTEM;  // nobody will read it
+      if (!inbox_.wait(transfer, offset, landed, patient_until)) {
+        const size_t part = std::min(part_bytes, bytes - offset);
+        const size_t parked = result == CUDA_SUCCESS ? park(dst + offset, part, transfer, offset, stream, result) : 0;
+        offset += parked;
+        if (parked > 0) continue;
+        if (!inbox_.wait(transfer, offset, landed)) return CUDA_ERROR_OPERATING_SYSTEM;  // nobody will read it
+      }
     }
     const size_t count = std::min<size_t>(landed.block.bytes, bytes - offset);
     const bool pinned = ring_pinned(landed.data);
@@ -371,7 +413,7 @@ CUresult Copies::box(const CUDA_MEMCPY3D& copy, std::span<const std::byte> paylo
       staging_.give(slot);
       if (to_host) return result;  // else the rest of the transfer must still leave the ring
     } else if (from_host) {
-      result = fence_reading(stream, {{}, {}, slot});
+      result = fence_reading(stream, {{}, {}, slot, {}});
     } else {
       result = send_piece(ticket, position, count, bulk, slot, stream);
       if (result != CUDA_SUCCESS) return result;
@@ -385,29 +427,28 @@ CUresult Copies::box(const CUDA_MEMCPY3D& copy, std::span<const std::byte> paylo
 // -----------------------------------------------------------------------------------------------------
 
 void Copies::abandon() {
-  std::vector<Reading> readings;
   {
     std::lock_guard guard(mutex_);
-    readings.swap(readings_);
+    for (Reading& reading : readings_) fences_.release(std::exchange(reading.fence, {}));
     last_context_ = nullptr;
   }
-  for (const Reading& reading : readings) finish(reading);
+  retire();
   outbox_.abandon();
 }
 
 void Copies::quiesce() {
   if (driver_.cuCtxSynchronize() != CUDA_SUCCESS) abandon();
   // Copies of other contexts may still be under way; ours are done, and their words will be seen at once.
+  std::unique_lock pins(pins_mutex_);
   while (!stopped_.load(std::memory_order_acquire)) {
     const bool reading = retire();
     outbox_.flush();
     if (!reading && !outbox_.pieces_open()) break;
+    pins.unlock();
     sleep_briefly();
+    pins.lock();
   }
-  {
-    std::lock_guard guard(ring_mutex_);
-    for (PinnedRegion& slab : ring_) slab.unpin(driver_);
-  }
+  for (PinnedRegion& slab : ring_) slab.unpin(driver_);
   staging_.unpin();
   fences_.region().unpin(driver_);
   std::lock_guard guard(mutex_);

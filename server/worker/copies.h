@@ -1,7 +1,8 @@
 // Copies between the client's memory and the GPU's (docs/design.md, "Data").
 //
 // To the device, small: straight from the frame. Large: one copy per landed block, straight from the pinned ring; the
-// block is released when the GPU has read it. From the device: pieces of a ticket into pinned staging, sent by the
+// block is released when the GPU has read it. Bytes that are long in coming land in staging instead, and the stream waits for
+// them rather than the twin, which holds up every other call of the session. From the device: pieces of a ticket into pinned staging, sent by the
 // outbox when their fence is done. Pitched and array copies move the host side through staging, in boxes of whole rows
 // where a row fits.
 //
@@ -11,6 +12,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <span>
 #include <thread>
@@ -57,8 +59,12 @@ class Copies {
     Fences::Fence fence;
     std::vector<transport::Block> blocks;
     StagingSlot slot;
+    std::shared_ptr<Inbox::Parked> parked;  // the slot is written until this has landed
   };
 
+  bool over(const Reading& reading) const;
+  // The next bytes of a transfer, at `offset` in it: how many of them the stream waits for now; 0 if it cannot.
+  size_t park(CUdeviceptr dst, size_t bytes, uint64_t transfer, uint64_t offset, CUstream stream, CUresult& result);
   CUresult fence_reading(CUstream stream, Reading reading);
   bool take_slot(size_t bytes, StagingSlot& slot);
   CUresult send_piece(uint64_t ticket, uint64_t offset, size_t bytes, bool bulk, const StagingSlot& slot,
@@ -76,12 +82,13 @@ class Copies {
   Staging& staging_;
   Inbox& inbox_;
   Outbox& outbox_;
-  std::mutex ring_mutex_;
+  std::mutex pins_mutex_;           // what is pinned stays pinned while it is held
   std::vector<PinnedRegion> ring_;  // in slabs: what is never used is never pinned
 
   std::mutex mutex_;  // of readings_, and of the completion thread's sleep
   std::condition_variable work_;
   std::vector<Reading> readings_;
+  size_t parked_ = 0;  // of them
   std::atomic<bool> stopped_{false};
   uint64_t copies_ = 0;  // that the completion thread was told of
   enum class Sleep { kNone, kNap, kDeep } sleep_ = Sleep::kNone;

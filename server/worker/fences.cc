@@ -87,16 +87,35 @@ void CUDA_CB write_word(void* data) {
 
 }  // namespace
 
+bool Fences::take(Fence& fence) {
+  std::lock_guard guard(mutex_);
+  if (free_.empty()) return false;
+  fence.word = free_.back();
+  free_.pop_back();
+  fence.value = next_value_++;
+  return true;
+}
+
+CUresult Fences::hold(CUstream stream, Fence& gate) {
+  gate = {};
+  if (!device_words_ || !driver_.cuStreamWaitValue64_v2) return CUDA_ERROR_NOT_SUPPORTED;
+  Fence made;
+  if (!take(made)) return CUDA_ERROR_OUT_OF_MEMORY;
+  const CUdeviceptr word = device_words_ + made.word * sizeof(uint64_t);
+  // Values only grow, so what the word holds from before is less.
+  const CUresult result = driver_.cuStreamWaitValue64_v2(stream, word, made.value, CU_STREAM_WAIT_VALUE_GEQ);
+  if (result == CUDA_SUCCESS) {
+    gate = made;
+  } else {
+    release(made);
+  }
+  return result;
+}
+
 CUresult Fences::record(CUstream stream, Fence& fence) {
   fence = {};
   Fence made;
-  {
-    std::lock_guard guard(mutex_);
-    if (free_.empty()) return CUDA_ERROR_OUT_OF_MEMORY;
-    made.word = free_.back();
-    free_.pop_back();
-    made.value = next_value_++;
-  }
+  if (!take(made)) return CUDA_ERROR_OUT_OF_MEMORY;
   CUresult result;
   if (device_words_) {
     result = driver_.cuStreamWriteValue64_v2(stream, device_words_ + made.word * sizeof(uint64_t), made.value, 0);

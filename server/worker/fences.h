@@ -66,7 +66,11 @@ class Fences {
   bool done(const Fence& fence) const {
     return fence.value == 0 || words_[fence.word].load(std::memory_order_acquire) == fence.value;
   }
-  // A fence that is done, or whose context is gone, gives its word back.
+  // The reverse: what comes behind it in `stream` waits until open(gate), by whatever thread. NOT_SUPPORTED where the driver has
+  // no stream memory operations; else as record().
+  CUresult hold(CUstream stream, Fence& gate);
+  void open(const Fence& gate) { words_[gate.word].store(gate.value, std::memory_order_release); }
+  // A fence that is done, or whose context is gone, gives its word back; a gate when its stream is behind it.
   void release(const Fence& fence);
 
   PinnedRegion& region() { return region_; }
@@ -76,6 +80,8 @@ class Fences {
   static constexpr uint32_t kWords = 4096;
 
  private:
+  bool take(Fence& fence);
+
   const DriverApi& driver_;
   PinnedRegion region_;
   std::atomic<uint64_t>* words_ = nullptr;

@@ -10,10 +10,30 @@
 
 namespace bf::server {
 
+std::byte* Inbox::place(const transport::Block& block) noexcept {
+  std::lock_guard guard(mutex_);
+  const auto parked = parked_for(block);
+  if (!parked) return nullptr;
+  return claim(*parked, block) ? parked->place(block) : transport::kReject;
+}
+
 bool Inbox::landed(const transport::Block& block, std::byte* data) noexcept {
   if (block.bytes == 0 || block.bytes > limits::kBulkBlockBytes) return false;
   std::unique_lock guard(mutex_);
   if (stopped_) return false;
+  if (const auto parked = parked_for(block)) {
+    std::byte* const place = parked->place(block);
+    if (data != place) {  // on its way into the ring already when the part was parked, or a transport that does not place
+      if (!claim(*parked, block)) return false;
+      guard.unlock();
+      std::memcpy(place, data, block.bytes);
+      bulk_.release(block);
+      guard.lock();
+    }
+    bytes_.fetch_add(block.bytes, std::memory_order_relaxed);
+    arrived(*parked, block.bytes);
+    return true;
+  }
   if (discarded_.contains(block.transfer)) {
     guard.unlock();
     bulk_.release(block);
@@ -25,6 +45,51 @@ bool Inbox::landed(const transport::Block& block, std::byte* data) noexcept {
   bytes_.fetch_add(block.bytes, std::memory_order_relaxed);
   changed_.notify_all();
   return true;
+}
+
+std::shared_ptr<Inbox::Parked> Inbox::parked_for(const transport::Block& block) const {
+  const auto found = std::find_if(parked_.begin(), parked_.end(), [&](const auto& parked) { return parked->covers(block); });
+  return found == parked_.end() ? nullptr : *found;
+}
+
+// False: more bytes than there are to come, so some come twice.
+bool Inbox::claim(Parked& parked, const transport::Block& block) {
+  if (block.bytes > parked.unclaimed) return false;
+  parked.unclaimed -= block.bytes;
+  return true;
+}
+
+void Inbox::arrived(Parked& parked, size_t bytes) {
+  if (parked.landed.load(std::memory_order_relaxed)) return;  // the session has ended
+  parked.missing -= bytes;
+  if (parked.missing > 0) return;
+  settle(parked);
+  std::erase_if(parked_, [&](const auto& other) { return other.get() == &parked; });
+}
+
+void Inbox::settle(Parked& parked) {
+  fences_.open(parked.gate);
+  parked.landed.store(true, std::memory_order_release);
+}
+
+void Inbox::park(const std::shared_ptr<Parked>& parked) {
+  std::vector<Landed> early;
+  std::unique_lock guard(mutex_);
+  if (stopped_) return settle(*parked);
+  parked->unclaimed = parked->missing = parked->bytes;
+  parked_.push_back(parked);
+  for (auto at = blocks_.lower_bound({parked->transfer, parked->offset});
+       at != blocks_.end() && parked->covers(at->second.block) && claim(*parked, at->second.block); at = blocks_.erase(at))
+    early.push_back(at->second);
+  guard.unlock();
+  size_t bytes = 0;
+  for (const Landed& landed : early) {
+    std::memcpy(parked->place(landed.block), landed.data, landed.block.bytes);
+    bulk_.release(landed.block);
+    bytes += landed.block.bytes;
+  }
+  guard.lock();
+  arrived(*parked, bytes);
 }
 
 void Inbox::discard(uint64_t transfer) {
@@ -54,17 +119,23 @@ bool Inbox::take(uint64_t transfer, uint64_t offset, Landed& landed) {
   return !stopped_ && take_locked(transfer, offset, landed);
 }
 
-bool Inbox::wait(uint64_t transfer, uint64_t offset, Landed& landed) {
+bool Inbox::wait(uint64_t transfer, uint64_t offset, Landed& landed, Clock::time_point until) {
   std::unique_lock guard(mutex_);
   for (;;) {
     if (stopped_) return false;
     if (take_locked(transfer, offset, landed)) return true;
+    if (until != kForever && Clock::now() >= until) return false;
     Recorder::Span waiting(recorder_);
     const uint64_t before = bytes_received();
     guard.unlock();
     look_out(before);
     guard.lock();
-    if (!stopped_ && bytes_received() == before) changed_.wait(guard);
+    if (stopped_ || bytes_received() != before) continue;
+    if (until == kForever) {
+      changed_.wait(guard);
+    } else {
+      changed_.wait_until(guard, until);
+    }
   }
 }
 
@@ -82,6 +153,9 @@ void Inbox::stop() {
   std::lock_guard guard(mutex_);
   stopped_ = true;
   changed_.notify_all();
+  // What waits at a gate would keep who waits for the device.
+  for (const auto& parked : parked_) settle(*parked);
+  parked_.clear();
 }
 
 bool Inbox::Reader::read(void* to, size_t bytes) {

@@ -118,7 +118,7 @@ Session::Session(transport::Link& link, Prepared& prepared, const SessionConfig&
       driver(prepared.driver),
       prepared(prepared),
       config(config),
-      inbox(link.bulk(), recorder, config.spin_us, [this](const Status& why) { end(why); }),
+      inbox(link.bulk(), prepared.fences, recorder, config.spin_us, [this](const Status& why) { end(why); }),
       outbox(link, prepared.staging, prepared.fences, [this](const Status& why) { end(why); }),
       copies(driver, prepared.fences, prepared.staging, inbox, outbox, link.bulk().ring()),
       charges(ledger, config.ledger_slot, charge_devices(config)),

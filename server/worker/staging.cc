@@ -28,6 +28,8 @@ StagingSlot Staging::take(size_t bytes) {
   if (free_[large].empty() && !grow(large)) return {};
   StagingSlot slot{free_[large].back(), large};
   free_[large].pop_back();
+  for (const PinnedRegion& slab : slabs_)
+    if (slot.data >= slab.data() && slot.data < slab.data() + slab.bytes()) slot.pinned = slab.pinned();
   return slot;
 }
 

@@ -18,6 +18,7 @@ struct StagingSlot {
   std::byte* data = nullptr;
   bool large = false;
   bool device = false;  // `data` is an address of the GPU's
+  bool pinned = false;  // it was when it was taken
 };
 
 class Staging {

@@ -1,6 +1,8 @@
-"""The test link is what it says: no quicker than its round trip, no more than its rate, and a program runs over it."""
+"""The test link is what it says: no quicker than its round trip, no more than its rate; a program runs over it, and uploads that take
+their time do not hold up what does not wait for them."""
 
 import pathlib
+import re
 import sys
 import tempfile
 
@@ -28,4 +30,8 @@ with Link(build.bin / "line", 1e9, 2e-3, PORT) as link:
     with tempfile.TemporaryDirectory() as folder, LinkServer(build, link, folder, extra=["--encryption", "never"]) as server:
         remote = server.run(program, programs.DEFAULTS, "tcp")
         check(not remote.difference(native), f"a program runs over it: {remote.difference(native) or f'{remote.seconds:.2f} s'}")
+        late = server.run([str(build.program("late_bytes")), "--times"], programs.DEFAULTS, "tcp").stdout.decode()
+        said = re.search("after ([0-9.]+) of ([0-9.]+) ms, ([0-9.]+) of ([0-9.]+) ms", late)
+        check(said and "WRONG" not in late, f"uploads arrive: {late.strip()}")
+        check(said and all(float(said[i]) < float(said[i + 1]) / 2 for i in (1, 3)), "and other streams and threads are answered meanwhile")
 finish(check)

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -65,7 +66,31 @@ class Queue {
   std::thread thread_;
 };
 
+class Pins {
+ public:
+  void add(const void* data, size_t bytes) {
+    std::lock_guard guard(mutex_);
+    ranges_[uintptr_t(data)] = bytes;
+  }
+  void remove(const void* data) {
+    std::lock_guard guard(mutex_);
+    ranges_.erase(uintptr_t(data));
+  }
+  bool contain(const void* data, size_t bytes) {
+    std::lock_guard guard(mutex_);
+    auto range = ranges_.upper_bound(uintptr_t(data));
+    if (range == ranges_.begin()) return false;
+    --range;
+    return uintptr_t(data) + bytes <= range->first + range->second;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<uintptr_t, size_t> ranges_;  // address -> bytes
+};
+
 Queue* g_queue = nullptr;
+Pins* g_pins = nullptr;
 thread_local CUcontext t_context = nullptr;
 
 CUresult state() { return g_driver->fault ? CUDA_ERROR_ILLEGAL_ADDRESS : CUDA_SUCCESS; }
@@ -131,8 +156,8 @@ void fill_contexts(DriverApi& api) {
   api.cuCtxGetLimit = [](size_t*, CUlimit) { return CUDA_ERROR_INVALID_VALUE; };
   api.cuCtxGetStreamPriorityRange = [](int* least, int* greatest) { return *least = *greatest = 0, CUDA_SUCCESS; };
   api.cuCtxGetApiVersion = [](CUcontext, unsigned*) { return CUDA_SUCCESS; };
-  api.cuMemHostRegister_v2 = [](void*, size_t, unsigned) { return CUDA_SUCCESS; };
-  api.cuMemHostUnregister = [](void*) { return CUDA_SUCCESS; };
+  api.cuMemHostRegister_v2 = [](void* data, size_t bytes, unsigned) { return g_pins->add(data, bytes), CUDA_SUCCESS; };
+  api.cuMemHostUnregister = [](void* data) { return g_pins->remove(data), CUDA_SUCCESS; };
   api.cuMemHostGetDevicePointer_v2 = [](CUdeviceptr* device, void* host, unsigned) {
     return *device = reinterpret_cast<CUdeviceptr>(host), CUDA_SUCCESS;
   };
@@ -161,9 +186,9 @@ void fill_memory(DriverApi& api) {
     g_queue->wait_empty();
     return std::memcpy(at(to), from, bytes), state();
   };
-  // Small ones like pageable memory: read before the call returns. Large ones like pinned memory: read when it is due.
+  // Pinned memory is read when it is due, other memory before the call returns.
   api.cuMemcpyHtoDAsync_v2 = [](CUdeviceptr to, const void* from, size_t bytes, CUstream) {
-    if (bytes > limits::kInlineBytes) return queue([=] { std::memcpy(at(to), from, bytes); });
+    if (g_pins->contain(from, bytes)) return queue([=] { std::memcpy(at(to), from, bytes); });
     std::string copy(static_cast<const char*>(from), bytes);
     return queue([=] { std::memcpy(at(to), copy.data(), bytes); });
   };
@@ -181,6 +206,12 @@ void fill_streams(DriverApi& api) {
   };
   api.cuStreamWriteValue64_v2 = [](CUstream, CUdeviceptr address, cuuint64_t value, unsigned) {
     return queue([=] { reinterpret_cast<std::atomic<uint64_t>*>(address)->store(value, std::memory_order_release); });
+  };
+  api.cuStreamWaitValue64_v2 = [](CUstream, CUdeviceptr address, cuuint64_t value, unsigned) {
+    return queue([=] {
+      while (!g_driver->fault && reinterpret_cast<std::atomic<uint64_t>*>(address)->load(std::memory_order_acquire) < value)
+        std::this_thread::sleep_for(std::chrono::microseconds(100));
+    });
   };
   api.cuLaunchHostFunc = [](CUstream, CUhostFn function, void* argument) { return queue([=] { function(argument); }); };
   api.cuStreamCreateWithPriority = [](CUstream* stream, unsigned, int) {
@@ -238,6 +269,7 @@ void fill_graphs(DriverApi& api) {
 
 FakeDriver::FakeDriver() {
   g_driver = this;
+  g_pins = new Pins;
   g_queue = new Queue;
   fill_devices(api);
   fill_contexts(api);
@@ -249,6 +281,8 @@ FakeDriver::FakeDriver() {
 FakeDriver::~FakeDriver() {
   delete g_queue;
   g_queue = nullptr;
+  delete g_pins;
+  g_pins = nullptr;
   g_driver = nullptr;
 }
 

@@ -265,6 +265,52 @@ TEST_F(SessionTest, LargeCopiesInBothDirectionsAtOnceFinish) {
   up.join();
 }
 
+// Bytes that are long in coming: the stream waits for them, and no call does but those that wait for the stream.
+TEST_F(SessionTest, LateBytesHoldUpTheStreamOnly) {
+  start_with_context();
+  for (const size_t bytes : {size_t{100'000}, kMiB + 1, 3 * kMiB - 5, 21 * kMiB}) {  // cut finer, and longer than the ring
+    const CUdeviceptr address = allocate(bytes);
+    const auto data = pattern(bytes, unsigned(bytes));
+    std::vector<uint8_t> back(bytes);
+    const uint64_t transfer = client_->name_transfer();
+    ASSERT_EQ(post_cuMemcpyHtoDAsync_v2(address, nullptr, bytes, nullptr, transfer, {}), CUDA_SUCCESS);
+    allocate(100);  // answered
+    ASSERT_EQ(remote_cuStreamQuery(nullptr), CUDA_ERROR_NOT_READY);
+    client_->send_transfer(transfer, data.data(), bytes);
+    ASSERT_EQ(remote_cuMemcpyDtoH_v2(nullptr, address, bytes, client_->ticket(back.data(), bytes)), CUDA_SUCCESS);
+    EXPECT_EQ(back, data) << bytes;
+  }
+}
+
+TEST_F(SessionTest, ASessionEndsWhileAStreamWaitsForItsBytes) {
+  start_with_context();
+  const CUdeviceptr address = allocate(8 * kMiB);
+  ASSERT_EQ(post_cuMemcpyHtoDAsync_v2(address, nullptr, 8 * kMiB, nullptr, client_->name_transfer(), {}), CUDA_SUCCESS);
+  allocate(100);
+  std::thread waits([] { remote_cuStreamSynchronize(nullptr); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  pair_.client->shut();
+  waits.join();
+  EXPECT_EQ(join().code(), StatusCode::kUnavailable);
+}
+
+// What the GPU was to copy is never copied, but its bytes are still coming, and later ones find room.
+TEST_F(SessionTest, LateBytesOfABrokenContextAreTaken) {
+  start_with_context();
+  const size_t bytes = 40 * kMiB;  // two rings and a half
+  const CUdeviceptr address = allocate(bytes);
+  const auto data = pattern(bytes, 3);
+  const uint64_t transfer = client_->name_transfer();
+  ASSERT_EQ(post_cuMemcpyHtoDAsync_v2(address, nullptr, bytes, nullptr, transfer, {}), CUDA_SUCCESS);
+  allocate(100);
+  driver_.fault = true;
+  ASSERT_EQ(remote_cuCtxSynchronize(), CUDA_ERROR_ILLEGAL_ADDRESS);
+  client_->send_transfer(transfer, data.data(), bytes);
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_EQ(remote_cuMemcpyHtoD_v2(address, nullptr, bytes, client_->transfer(data.data(), bytes), {}), CUDA_ERROR_ILLEGAL_ADDRESS);
+  }
+}
+
 TEST_F(SessionTest, HostFunctionsSeeTheDataBeforeThem) {
   driver_.queue_delay_us = 500;
   start_with_context();

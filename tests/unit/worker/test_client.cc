@@ -38,9 +38,18 @@ uint64_t TestClient::ticket(void* destination, size_t bytes) {
 }
 
 uint64_t TestClient::transfer(const void* data, size_t bytes) {
+  const uint64_t transfer = name_transfer();
+  send_transfer(transfer, data, bytes);
+  return transfer;
+}
+
+uint64_t TestClient::name_transfer() {
   std::lock_guard guard(mutex_);
-  link_.bulk().send(next_transfer_, data, bytes, [](const Status&) {});
   return next_transfer_++;
+}
+
+void TestClient::send_transfer(uint64_t transfer, const void* data, size_t bytes) {
+  link_.bulk().send(transfer, data, bytes, [](const Status&) {});
 }
 
 bool TestClient::send_raw(const FrameHeader& header, std::string_view body) {

@@ -27,6 +27,9 @@ class TestClient final : public transport::BulkSink {
   uint64_t ticket(void* destination, size_t bytes);
   // Sends `data` as a bulk transfer and returns its id; to be followed by the frame that names it.
   uint64_t transfer(const void* data, size_t bytes);
+  // The same in two steps: the frame may be sent between them.
+  uint64_t name_transfer();
+  void send_transfer(uint64_t transfer, const void* data, size_t bytes);
   void on_host_function(std::function<void(uint64_t)> function) { host_function_ = std::move(function); }
   bool send_raw(const FrameHeader& header, std::string_view body);
 
