@@ -168,7 +168,7 @@ Result<Attached> attach(const AttachSettings& settings, bool* device_twice) {
     wish->why = "not rdma: " + link.status().message();
   }
   const uint32_t channels = session->reply.channels;
-  if (channels < 2 || channels > 1 + limits::kBulkChannels) {
+  if (channels < 2 || channels > limits::kTcpChannels) {
     return Status(StatusCode::kInvalid, "the server asks for " + std::to_string(channels) + " channels");
   }
   Fd side;
@@ -186,13 +186,13 @@ Result<Attached> attach(const AttachSettings& settings, bool* device_twice) {
   if (settings.encrypt) {
     auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
     auto link = transport::make_tls_link(std::move(dialled->socket), std::move(side), std::move(bulk), session->session_key,
-                                         false, left);
+                                         transport::End::kClient, left);
     if (!link.ok()) return link.status();
     attached.link = std::move(*link);
     attached.choice = "tcp with TLS (" + wish->why + ")";
     return attached;
   }
-  attached.link = transport::make_tcp_link(std::move(dialled->socket), std::move(side), std::move(bulk));
+  attached.link = transport::make_tcp_link(std::move(dialled->socket), std::move(side), std::move(bulk), transport::End::kClient);
   attached.choice = "tcp (" + wish->why + ")";
   return attached;
 }

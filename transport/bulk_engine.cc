@@ -7,11 +7,12 @@ Status never_agreed() { return {StatusCode::kInvalid, "the peer sent a bulk bloc
 
 }  // namespace
 
-BulkEngine::BulkEngine(uint32_t channels, uint32_t ring_blocks, uint64_t send_window, bool places,
+BulkEngine::BulkEngine(Channels sends, Channels receives, uint32_t ring_blocks, uint64_t send_window, bool places,
                        std::function<void()> link_failed)
     : queue_(send_window),
       window_(ring_blocks),
-      channels_(channels),
+      sends_(sends),
+      receives_(receives),
       places_(places),
       link_failed_(std::move(link_failed)) {}
 
@@ -20,9 +21,10 @@ void BulkEngine::start(BulkSink& sink) {
   if (stopping_) return;
   sink_ = &sink;
   Status why = ring_.empty() ? Status(StatusCode::kExhausted, "no memory for the landing ring") : Status{};
-  receivers_left_ = channels_ + 1;  // one is this function, until all threads are started
-  for (uint32_t channel = 0; channel < channels_; channel++) {
-    if (why.ok()) why = add_thread("bf-bulk-send", [this, channel] { send_loop(channel); });
+  receivers_left_ = receives_.end - receives_.first + 1;  // one is this function, until all threads are started
+  for (uint32_t channel = sends_.first; channel < sends_.end && why.ok(); channel++)
+    why = add_thread("bf-bulk-send", [this, channel] { send_loop(channel); });
+  for (uint32_t channel = receives_.first; channel < receives_.end; channel++) {
     if (why.ok()) why = add_thread("bf-bulk-recv", [this, channel] { receive_loop(channel); });
     if (!why.ok()) receivers_left_--;
   }

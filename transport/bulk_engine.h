@@ -30,8 +30,13 @@ class BulkEngine : public Bulk {
 
  protected:
   // `link_failed` shuts the whole link; called from transport threads. A derived class calls stop() in its destructor.
-  // `ring_blocks`: of both directions; `send_window`: as many, or kUnbounded.
-  BulkEngine(uint32_t channels, uint32_t ring_blocks, uint64_t send_window, bool places, std::function<void()> link_failed);
+  // `sends`, `receives`: what goes which way on each channel. `ring_blocks`: of both directions; `send_window`: as many, or
+  // kUnbounded.
+  struct Channels {
+    uint32_t first = 0, end = 0;
+  };
+  BulkEngine(Channels sends, Channels receives, uint32_t ring_blocks, uint64_t send_window, bool places,
+             std::function<void()> link_failed);
 
   // write() and read() fail with kUnavailable when the peer left, and with anything else when the link is broken.
   // Sends one job; returns when its bytes are no longer needed.
@@ -68,7 +73,7 @@ class BulkEngine : public Bulk {
   void receiver_left();
   Status add_thread(const char* name, std::function<void()> body);
 
-  const uint32_t channels_;
+  const Channels sends_, receives_;
   const bool places_;
   const std::function<void()> link_failed_;
   BulkSink* sink_ = nullptr;

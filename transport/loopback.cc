@@ -124,7 +124,7 @@ struct Direction {
 class LoopbackBulk : public BulkEngine {
  public:
   LoopbackBulk(const Faults& outgoing, std::function<void()> link_failed)
-      : BulkEngine(1, limits::kBulkBlocks, limits::kBulkBlocks, false, std::move(link_failed)), delay_(outgoing.delay) {
+      : BulkEngine({0, 1}, {0, 1}, limits::kBulkBlocks, limits::kBulkBlocks, false, std::move(link_failed)), delay_(outgoing.delay) {
     memory_.reset(new (std::align_val_t(4096), std::nothrow) std::byte[kBytes]);
     if (memory_) ring_ = {memory_.get(), kBytes};
   }

@@ -19,7 +19,7 @@ Status lie() { return {StatusCode::kInvalid, "the peer sent an RDMA block that c
 
 RdmaBulk::RdmaBulk(uint32_t channels, Buffer& landing, ibv_pd* pd, const Fate& fate,
                    std::function<void(const Status&)> broken)
-    : BulkEngine(channels, limits::kBulkBlocks, limits::kBulkBlocks, true,
+    : BulkEngine({0, channels}, {0, channels}, limits::kBulkBlocks, limits::kBulkBlocks, true,
                  [broken] { broken(Status(StatusCode::kInternal, "the bulk part of the link failed")); }),
       fate_(fate),
       broken_(std::move(broken)),

@@ -17,7 +17,7 @@ Status corrupted() {
 }  // namespace
 
 ShmBulk::ShmBulk(Direction& out, Direction& in, uint32_t channels, const Life& life, std::function<void()> broken)
-    : BulkEngine(channels, limits::kBulkBlocks, SendQueue::kUnbounded, true, std::move(broken)), out_(out), in_(in), life_(life) {
+    : BulkEngine({0, channels}, {0, channels}, limits::kBulkBlocks, SendQueue::kUnbounded, true, std::move(broken)), out_(out), in_(in), life_(life) {
   ring_ = in_.bulk_bytes;
 }
 

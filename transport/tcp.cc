@@ -49,8 +49,9 @@ class TcpStream : public Stream {
 
 class TcpBulk : public BulkEngine {
  public:
-  TcpBulk(std::vector<TcpConnection> channels, std::function<void()> link_failed)
-      : BulkEngine(uint32_t(channels.size()), limits::kTcpBulkBlocks, limits::kTcpBulkBlocks, true, std::move(link_failed)),
+  TcpBulk(std::vector<TcpConnection> channels, End end, std::function<void()> link_failed)
+      : BulkEngine(way(end == End::kClient, channels.size()), way(end == End::kWorker, channels.size()), limits::kTcpBulkBlocks,
+                   limits::kTcpBulkBlocks, true, std::move(link_failed)),
         channels_(std::move(channels)) {
     // Pages come into being when a block lands in them, so a side that always places pays nothing.
     constexpr size_t kBytes = limits::kTcpBulkBlocks * limits::kBulkBlockBytes;
@@ -64,6 +65,13 @@ class TcpBulk : public BulkEngine {
   }
 
  private:
+  // The connections of what goes to the worker, or to the client.
+  static Channels way(bool to_worker, size_t connections) {
+    const auto all = uint32_t(connections), half = all / 2;
+    if (half == 0) return {0, all};
+    return to_worker ? Channels{0, half} : Channels{half, all};
+  }
+
   Status write(uint32_t channel, const SendQueue::Job& job) override {
     TcpHeader header = job.is_credit ? tcp_credit_header(job.block.sequence) : tcp_block_header(job.block);
     iovec parts[2] = {{&header, sizeof header}, {const_cast<std::byte*>(job.data), job.block.bytes}};
@@ -106,11 +114,11 @@ class TcpBulk : public BulkEngine {
 
 class TcpLink : public Link {
  public:
-  TcpLink(TcpConnection calls, TcpConnection side, std::vector<TcpConnection> bulk)
+  TcpLink(TcpConnection calls, TcpConnection side, std::vector<TcpConnection> bulk, End end)
       : limits_{"tcp", false, true, limits::kTcpBulkBlocks, uint32_t(bulk.size()), false},
         calls_(std::move(calls)),
         side_(std::move(side)),
-        bulk_(std::move(bulk), [this] { shut(); }) {}
+        bulk_(std::move(bulk), end, [this] { shut(); }) {}
 
   ~TcpLink() override {
     shut();
@@ -137,15 +145,15 @@ class TcpLink : public Link {
 
 }  // namespace
 
-std::unique_ptr<Link> make_tcp_link(Fd calls, Fd side, std::vector<Fd> bulk) {
+std::unique_ptr<Link> make_tcp_link(Fd calls, Fd side, std::vector<Fd> bulk, End end) {
   BF_CHECK(!bulk.empty());
   std::vector<TcpConnection> channels;
   for (Fd& fd : bulk) channels.emplace_back(std::move(fd));
-  return std::make_unique<TcpLink>(TcpConnection(std::move(calls)), TcpConnection(std::move(side)), std::move(channels));
+  return std::make_unique<TcpLink>(TcpConnection(std::move(calls)), TcpConnection(std::move(side)), std::move(channels), end);
 }
 
 Result<std::unique_ptr<Link>> make_tls_link(Fd calls, Fd side, std::vector<Fd> bulk, std::string_view session_key,
-                                            bool server, std::chrono::milliseconds timeout) {
+                                            End end, std::chrono::milliseconds timeout) {
   BF_CHECK(!bulk.empty());
   auto deadline = std::chrono::steady_clock::now() + timeout;
   std::vector<TcpConnection> all;
@@ -154,9 +162,9 @@ Result<std::unique_ptr<Link>> make_tls_link(Fd calls, Fd side, std::vector<Fd> b
   for (Fd& fd : bulk) all.emplace_back(std::move(fd));
   // Both ends go through them in the same order.
   for (size_t i = 0; i < all.size(); i++)
-    BF_RETURN_IF_ERROR(all[i].secure(secrets::tls_key(session_key, int32_t(i) - 1), server, deadline));
+    BF_RETURN_IF_ERROR(all[i].secure(secrets::tls_key(session_key, int32_t(i) - 1), end == End::kWorker, deadline));
   std::vector<TcpConnection> channels(std::make_move_iterator(all.begin() + 2), std::make_move_iterator(all.end()));
-  return std::unique_ptr<Link>(new TcpLink(std::move(all[0]), std::move(all[1]), std::move(channels)));
+  return std::unique_ptr<Link>(new TcpLink(std::move(all[0]), std::move(all[1]), std::move(channels), end));
 }
 
 }  // namespace bf::transport

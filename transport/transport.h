@@ -161,12 +161,15 @@ Result<Fd> dial(const Address& address, std::chrono::milliseconds timeout);
 // A listening socket (close-on-exec, non-blocking). kDenied/kInvalid/kInternal with what to do.
 Result<Fd> listen(const Address& address, int backlog);
 
-// tcp: `calls`, `side` and at least one bulk connection, all connected to the same peer.
-std::unique_ptr<Link> make_tcp_link(Fd calls, Fd side, std::vector<Fd> bulk);
+enum class End : bool { kClient, kWorker };
+
+// tcp: `calls`, `side` and at least one bulk connection, all connected to the same peer. Of several bulk connections the client
+// sends on the first half and the worker on the others: who sends on a socket holds its lock, and who receives there would wait.
+std::unique_ptr<Link> make_tcp_link(Fd calls, Fd side, std::vector<Fd> bulk, End end);
 // The same with TLS 1.3 on every connection, by keys made of the session's (proto/secrets.h). kDenied if the peer does
 // not have it.
 Result<std::unique_ptr<Link>> make_tls_link(Fd calls, Fd side, std::vector<Fd> bulk, std::string_view session_key,
-                                            bool server, std::chrono::milliseconds timeout);
+                                            End end, std::chrono::milliseconds timeout);
 
 // shm: over one connected Unix socket. The worker offers (makes the memfd and sends it), the client accepts.
 // The socket stays open for as long as the link lives: its hang-up is how a dead peer is noticed.

@@ -91,7 +91,7 @@ Result<control::Assign> Daemon::admit(const Connection& connection, const Attach
   session.ledger_slot = *slot;
   session.transport = rdma && options_.rdma == "off" ? "tcp" : request.transport;  // which a client that asks for rdma may use, too
   if (rdma && options_.rdma != "on") session.rdma_address = options_.rdma;
-  session.channels = connection.local() ? 0 : 1 + limits::kBulkChannels;
+  session.channels = connection.local() ? 0 : limits::kTcpChannels;
   session.client_pid = request.pid;
   session.program = request.program;
   session.encrypt = request.encrypt && !connection.local();

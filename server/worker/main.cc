@@ -113,7 +113,7 @@ Status reply_to_attach(const Assignment& assignment, const Status& status, contr
 Result<std::unique_ptr<transport::Link>> gather_channels(int control, Assignment& assignment,
                                                          control::Deadline deadline) {
   const uint32_t count = assignment.assign.channels;
-  if (count < 2 || count > 1 + limits::kBulkChannels) return Status(StatusCode::kInvalid, "a wrong number of channels");
+  if (count < 2 || count > limits::kTcpChannels) return Status(StatusCode::kInvalid, "a wrong number of channels");
   std::vector<Fd> channels(count);
   for (uint32_t have = 0; have < count;) {
     auto message = supervise::receive(control, deadline);
@@ -133,9 +133,9 @@ Result<std::unique_ptr<transport::Link>> gather_channels(int control, Assignment
   if (assignment.assign.encrypt) {
     auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
     return transport::make_tls_link(std::move(assignment.client), std::move(channels[0]), std::move(bulk),
-                                    assignment.assign.session_key, true, left);
+                                    assignment.assign.session_key, transport::End::kWorker, left);
   }
-  return transport::make_tcp_link(std::move(assignment.client), std::move(channels[0]), std::move(bulk));
+  return transport::make_tcp_link(std::move(assignment.client), std::move(channels[0]), std::move(bulk), transport::End::kWorker);
 }
 
 // A client that was offered RDMA connects its queue pairs, or joins over tcp if it cannot: the first channel that

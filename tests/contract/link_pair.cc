@@ -126,15 +126,16 @@ std::unique_ptr<Link> link_over(Kind kind, std::vector<Fd> sockets, bool worker)
     BF_CHECK(link.ok());
     return std::move(link).value();
   }
+  const End end = worker ? End::kWorker : End::kClient;
   std::vector<Fd> bulk;
   for (size_t i = 2; i < sockets.size(); i++) bulk.push_back(std::move(sockets[i]));
   if (kind == Kind::kTls) {
-    auto link = make_tls_link(std::move(sockets[0]), std::move(sockets[1]), std::move(bulk), std::string(32, 'k'), worker,
+    auto link = make_tls_link(std::move(sockets[0]), std::move(sockets[1]), std::move(bulk), std::string(32, 'k'), end,
                               std::chrono::seconds(10));
     BF_CHECK(link.ok());
     return std::move(link).value();
   }
-  return make_tcp_link(std::move(sockets[0]), std::move(sockets[1]), std::move(bulk));
+  return make_tcp_link(std::move(sockets[0]), std::move(sockets[1]), std::move(bulk), end);
 }
 
 Pair make_pair(Kind kind, uint32_t bulk_channels) {

@@ -33,7 +33,7 @@ struct Pair {
   std::unique_ptr<Link> client;
   std::unique_ptr<Link> worker;
 };
-Pair make_pair(Kind kind, uint32_t bulk_channels = limits::kBulkChannels);
+Pair make_pair(Kind kind, uint32_t bulk_channels = limits::kTcpChannels - 1);
 
 // Connected sockets, [0] the client's ends and [1] the worker's. tcp: calls, side, bulk...; shm and rdma: one.
 struct Sockets {

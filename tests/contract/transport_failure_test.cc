@@ -180,7 +180,7 @@ TEST_P(PeerKilled, EverythingFailsWithinASecond) {
 class HostileTcp : public testing::Test {
  protected:
   void SetUp() override {
-    sockets_ = connect_sockets(Kind::kTcp4, 4);
+    sockets_ = connect_sockets(Kind::kTcp4, 6);  // two data connections each way
     link_ = link_over(Kind::kTcp4, std::move(sockets_.ends[1]), true);
     link_->bulk().start(sink_);
   }

@@ -132,7 +132,8 @@ TEST(Tls, AnAttackerWithoutTheKeyGetsNoLink) {
     auto open = [&](int end, const std::string& key, bool server, Status& status) {
       std::vector<Fd> bulk;
       bulk.push_back(std::move(sockets.ends[end][2]));
-      status = make_tls_link(std::move(sockets.ends[end][0]), std::move(sockets.ends[end][1]), std::move(bulk), key, server, 5s).status();
+      status = make_tls_link(std::move(sockets.ends[end][0]), std::move(sockets.ends[end][1]), std::move(bulk), key,
+                             server ? End::kWorker : End::kClient, 5s).status();
     };
     std::thread server([&] { open(1, attacker_is_server ? std::string(32, 'x') : kKey, true, other); });
     open(0, attacker_is_server ? kKey : std::string(32, 'x'), false, one);
