@@ -15,7 +15,7 @@ namespace {
 
 using namespace bf::client;
 
-constexpr uint64_t kMiB = 1 << 20;
+using test::kMiB;
 constexpr size_t kMoreThanAllSlots = 40 * kMiB + 12345;  // of those in the GPU's memory
 
 // The worker's end of a loopback link, as a transport that may read a GPU's memory: the fake's is the host's.

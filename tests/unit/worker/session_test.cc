@@ -21,7 +21,7 @@ namespace {
 
 using namespace bf::client;
 
-constexpr uint64_t kMiB = 1 << 20;
+using test::kMiB;
 
 class SessionTest : public testing::Test {
  protected:
