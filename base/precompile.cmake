@@ -1,5 +1,8 @@
 # Gives every C++ target the headers of precompiled.h, compiled once for libraries and once for programs, which are
-# compiled as position-independent in different ways. Targets with compile options of their own go without.
+# compiled as position-independent in different ways. Targets with compile options of their own go without. The others'
+# sources are compiled eight at a time: most of what a file takes is the same templates again, and again optimised. So names
+# in anonymous namespaces are used once in a target; a source that others link without the rest of its library says so
+# (SKIP_UNITY_BUILD_INCLUSION).
 foreach(kind STATIC EXECUTABLE)
   file(GENERATE OUTPUT ${CMAKE_BINARY_DIR}/generated/precompile_${kind}.cc CONTENT "int main() {}\n")
   if(kind STREQUAL EXECUTABLE)
@@ -26,6 +29,7 @@ function(bf_precompile folder)
     if(options OR NOT kind MATCHES "_LIBRARY$|EXECUTABLE" OR kind STREQUAL "INTERFACE_LIBRARY" OR target MATCHES "^bf_precompile")
       continue()
     endif()
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON)
     if(kind STREQUAL "EXECUTABLE")
       target_precompile_headers(${target} REUSE_FROM bf_precompile_EXECUTABLE)
     else()

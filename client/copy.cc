@@ -17,8 +17,6 @@ namespace {
 Session& session() { return *Session::get(); }
 
 // The stream that a synchronous copy uses.
-CUstream default_stream() { return per_thread() ? CU_STREAM_PER_THREAD : nullptr; }
-
 CUresult synchronize(CUstream stream) { return session().take_async_error(remote_cuStreamSynchronize(stream)); }
 
 // Host memory that is still to be written in stream order must be so before it is read here: by copies that have not

@@ -9,8 +9,6 @@ namespace bf::client {
 
 namespace {
 
-CUstream default_stream() { return per_thread() ? CU_STREAM_PER_THREAD : nullptr; }
-
 struct Side {
   CUmemorytype& type;
   CUdeviceptr& device;

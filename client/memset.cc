@@ -50,8 +50,6 @@ CUresult fill(CUdeviceptr dst, size_t element, uint32_t value, size_t width, siz
   return result;
 }
 
-CUstream default_stream() { return per_thread() ? CU_STREAM_PER_THREAD : nullptr; }
-
 // The synchronous forms wait where host memory is set.
 CUresult wait_for(CUdeviceptr dst, CUresult result) {
   if (result != CUDA_SUCCESS) return result;

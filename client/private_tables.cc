@@ -38,7 +38,7 @@ CUresult id_of_stream(CUstream stream, uint64_t* id) noexcept {
   return result;
 }
 
-int driver_version() noexcept {
+int version_for_tables() noexcept {
   int version = 0;
   handle_cuDriverGetVersion(&version);
   return version;
@@ -61,7 +61,7 @@ CUcontext underlying_context(CUcontext context) noexcept {
 
 constexpr abi::DriverHooks kHooks = {
     .alive = []() noexcept { return Session::gate() != CUDA_ERROR_DEINITIALIZED; },
-    .driver_version = driver_version,
+    .driver_version = version_for_tables,
     .current_context = []() noexcept { return as_handle<CUcontext>(current_as_set()); },
     .context_state = context_state,
     .primary_context = primary_context_handle,

@@ -19,14 +19,12 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-constexpr int kWarmUpRounds = 200;
-constexpr int kRounds = 2000;
+constexpr int kWarmUpPings = 200;
+constexpr int kPings = 2000;
 constexpr size_t kPingBytes = 64;
 constexpr uint64_t kBulkBytes = 256 << 20;
 constexpr auto kPatience = milliseconds(10'000);
 constexpr auto kSpin = std::chrono::microseconds(200);
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 // Waits as a session does: polls for a while before it sleeps.
 void spin_until_readable(int socket) {
@@ -48,9 +46,9 @@ Status ping(Remote& remote, const std::string& payload) {
 
 Status measure_latency(Remote& remote, PathResult& result) {
   std::string payload(kPingBytes, 'b');
-  for (int i = 0; i < kWarmUpRounds; i++) BF_RETURN_IF_ERROR(ping(remote, payload));
+  for (int i = 0; i < kWarmUpPings; i++) BF_RETURN_IF_ERROR(ping(remote, payload));
   std::vector<double> times_us;
-  for (int i = 0; i < kRounds; i++) {
+  for (int i = 0; i < kPings; i++) {
     auto start = Clock::now();
     BF_RETURN_IF_ERROR(ping(remote, payload));
     times_us.push_back(seconds_since(start) * 1e6);

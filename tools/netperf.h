@@ -1,6 +1,7 @@
 // How fast the way to a server is, measured against bfserver itself: round trips of small frames, and bulk both ways.
 #pragma once
 
+#include <chrono>
 #include <string>
 
 #include "base/status.h"
@@ -10,6 +11,10 @@ namespace bf::tools {
 
 // A CUDA call that must wait costs a program at least one round trip; beyond this, launches start to be felt.
 inline constexpr double kLatencyTargetUs = 50;
+
+inline double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
 
 struct PathResult {
   std::string path;  // "tcp", "unix"

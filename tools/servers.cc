@@ -11,7 +11,7 @@ namespace bf::tools {
 namespace {
 
 constexpr size_t kServers = 1024;    // a pool of that size wants a pool manager, not a file
-constexpr size_t kFileBytes = 1 << 20;
+constexpr size_t kServersFileBytes = 1 << 20;
 
 Result<std::vector<transport::Address>> parse_words(const std::vector<std::string>& words, const std::string& name) {
   std::vector<transport::Address> servers;
@@ -34,7 +34,7 @@ Result<std::vector<transport::Address>> read_servers(const std::string& path, bo
     if (!required) return std::vector<transport::Address>{};
     return Status{StatusCode::kInvalid, path + ": cannot be read; it should hold one host[:port] per line"};
   }
-  std::string text(kFileBytes, '\0');
+  std::string text(kServersFileBytes, '\0');
   file.read(text.data(), std::streamsize(text.size()));
   text.resize(size_t(file.gcount()));
   return parse_servers(text, path);

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <vector>
 
+#include "tools/netperf.h"
 #include "tools/request.h"
 
 namespace bf::tools {
@@ -42,8 +43,6 @@ Result<Shim> load_shim(const std::string& folder) {
   if (missing != nullptr) return Status{StatusCode::kUnavailable, std::string("the shim lacks ") + missing};
   return shim;
 }
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 class Measurement {
  public:

@@ -14,7 +14,7 @@
 namespace bf::tools {
 namespace {
 
-constexpr size_t kFileBytes = 64 << 10;
+constexpr size_t kTokenFileBytes = 64 << 10;
 constexpr const char* kPrefix = "backfield1";
 
 }  // namespace
@@ -57,7 +57,7 @@ Result<std::optional<Token>> find_token() {
   for (auto& path : paths) {
     if (::access(path.c_str(), F_OK) != 0) continue;
     std::ifstream file(path);
-    std::string text(kFileBytes, '\0');
+    std::string text(kTokenFileBytes, '\0');
     file.read(text.data(), std::streamsize(text.size()));
     if (!file && !file.eof()) return Status{StatusCode::kInvalid, path + " cannot be read: " + strerror(errno)};
     text.resize(size_t(file.gcount()));

@@ -9,7 +9,6 @@ namespace {
 // Between the blocks of a running transfer nobody should sleep; a block takes about 100 us to copy.
 constexpr std::chrono::microseconds kSpin{50};
 
-Status gone() { return {StatusCode::kUnavailable, "the peer closed the link or died"}; }
 Status corrupted() {
   return {StatusCode::kInvalid, "the peer wrote bulk blocks into shared memory that cannot be true"};
 }

@@ -9,6 +9,8 @@
 
 namespace bf::transport::shm {
 
+inline Status gone() { return {StatusCode::kUnavailable, "the peer closed the link or died"}; }
+
 // Whether the link still lives, in this process's own memory.
 struct Life {
   std::atomic<bool> shut{false};       // here

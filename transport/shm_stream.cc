@@ -8,7 +8,6 @@ constexpr size_t kPublishBytes = 128 << 10;
 // A full ring empties soon if the peer reads at all.
 constexpr std::chrono::microseconds kRoomSpin{20};
 
-Status gone() { return {StatusCode::kUnavailable, "the peer closed the link or died"}; }
 Status shut_here() { return {StatusCode::kUnavailable, "the link was shut on this side"}; }
 
 }  // namespace

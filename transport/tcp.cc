@@ -19,8 +19,6 @@ namespace {
 // For users of a stream the peer is gone either way.
 Status gone(const Status& why) { return {StatusCode::kUnavailable, why.message()}; }
 
-Status cut_off() { return {StatusCode::kUnavailable, "the peer left in the middle of a bulk block"}; }
-
 class TcpStream : public Stream {
  public:
   explicit TcpStream(TcpConnection connection) : connection_(std::move(connection)) {}

@@ -25,8 +25,6 @@ Status failure(const char* what, int error) {
   return {closed ? StatusCode::kUnavailable : StatusCode::kInternal, std::string(what) + ": " + strerror(error)};
 }
 
-Status cut_off() { return {StatusCode::kUnavailable, "the peer left in the middle of a bulk block"}; }
-
 // Sends all of `parts`. Works on a copy of at most kPartsAtOnce parts, because sendmsg may stop inside one.
 Status send_all(int fd, std::span<const iovec> parts) {
   constexpr size_t kPartsAtOnce = 64;

@@ -19,6 +19,8 @@
 
 namespace bf::transport {
 
+inline Status cut_off() { return {StatusCode::kUnavailable, "the peer left in the middle of a bulk block"}; }
+
 class TcpConnection {
  public:
   explicit TcpConnection(Fd fd);

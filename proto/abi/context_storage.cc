@@ -8,7 +8,7 @@
 namespace bf::abi {
 namespace {
 
-struct Entry {
+struct Stored {
   CUcontext context;
   void* key;
   void* value;
@@ -17,7 +17,7 @@ struct Entry {
 
 struct Storage {
   std::mutex mutex;
-  std::vector<Entry> entries;  // in order of put; a handful per context
+  std::vector<Stored> entries;  // in order of put; a handful per context
 };
 
 // Never destroyed: programs call after static destructors ran.
@@ -39,7 +39,7 @@ constinit thread_local Remembered t_remembered[kRemembered]{};
 
 size_t slot_of(const void* key) { return (uintptr_t(key) >> 6) % kRemembered; }
 
-std::vector<Entry>::iterator find(std::vector<Entry>& entries, CUcontext context, const void* key) {
+std::vector<Stored>::iterator find(std::vector<Stored>& entries, CUcontext context, const void* key) {
   auto it = entries.begin();
   while (it != entries.end() && (it->context != context || it->key != key)) ++it;
   return it;
@@ -129,7 +129,7 @@ void storage_context_died(CUcontext context) noexcept {
     auto it = all.entries.end();
     while (it != all.entries.begin() && (it - 1)->context != context) --it;
     if (it == all.entries.begin()) return;
-    const Entry entry = *(it - 1);
+    const Stored entry = *(it - 1);
     lock.unlock();
     if (entry.destructor) entry.destructor(entry.context, entry.key, entry.value);
     lock.lock();

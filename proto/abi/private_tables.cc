@@ -257,13 +257,13 @@ const Tables& tables() {
   return instance;
 }
 
-struct Entry {
+struct ExportTable {
   uint8_t id[16];
   const void* (*table)(const Tables&);
 };
 
 #define BF_TABLE(member) [](const Tables& t) -> const void* { return &t.member; }
-constexpr Entry kEntries[] = {
+constexpr ExportTable kExportTables[] = {
     {{0x6b, 0xd5, 0xfb, 0x6c, 0x5b, 0xf4, 0xe7, 0x4a, 0x89, 0x87, 0xd9, 0x39, 0x12, 0xfd, 0x9d, 0xf9},
      BF_TABLE(cudart)},
     {{0xa0, 0x94, 0x79, 0x8c, 0x2e, 0x74, 0x2e, 0x74, 0x93, 0xf2, 0x08, 0x00, 0x20, 0x0c, 0x0a, 0x66},
@@ -307,7 +307,7 @@ const DriverHooks& driver_hooks() noexcept { return *g_hooks; }
 
 CUresult export_table(const void** table, const CUuuid* id) noexcept {
   if (!table || !id) return CUDA_ERROR_INVALID_VALUE;
-  for (const Entry& entry : kEntries) {
+  for (const ExportTable& entry : kExportTables) {
     if (std::memcmp(entry.id, id->bytes, sizeof(entry.id)) == 0) {
       *table = entry.table(tables());
       return CUDA_SUCCESS;

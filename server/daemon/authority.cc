@@ -109,9 +109,9 @@ time_t expiry(X509* certificate) {
   return ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &time) == 1 ? ::timegm(&time) : 0;
 }
 
-bool exists(const std::string& path) { return ::access(path.c_str(), F_OK) == 0; }
-
 }  // namespace
+
+bool exists(const std::string& path) { return ::access(path.c_str(), F_OK) == 0; }
 
 Result<std::string> read_file(const std::string& path) {
   std::ifstream file(path);

@@ -28,6 +28,7 @@ Result<Credentials> make_credentials(const std::string& folder, const std::strin
 // address `host`, made by the pool's authority (which is made if there is none) and again a month before they expire.
 Status make_etcd_certificate(const std::string& folder, const std::string& host);
 
+bool exists(const std::string& path);
 Result<std::string> read_file(const std::string& path);
 // Whole or not at all, readable by the owner only.
 Status write_file(const std::string& path, const std::string& text);

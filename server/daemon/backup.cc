@@ -7,12 +7,12 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kVersion = 1;
+constexpr int kBackupVersion = 1;
 
 }  // namespace
 
 std::string backup_of(const Configuration& configuration) {
-  json file = {{"backfield_backup", kVersion}, {"tokens", json::array()}, {"limits", json::array()}};
+  json file = {{"backfield_backup", kBackupVersion}, {"tokens", json::array()}, {"limits", json::array()}};
   if (!configuration.ca.empty()) {
     file["ca.pem"] = configuration.ca;
     file["ca-key.pem"] = configuration.ca_key;
@@ -31,7 +31,7 @@ Result<Configuration> read_backup(const std::string& text, const std::string& na
   json file = json::parse(text, nullptr, false);
   Configuration all;
   try {
-    if (file.at("backfield_backup").get<int>() > kVersion)
+    if (file.at("backfield_backup").get<int>() > kBackupVersion)
       return Status{StatusCode::kInvalid, name + " was written by a newer Backfield; install that version"};
     for (auto& one : file.at("tokens")) {
       auto token = token_of(one);

@@ -12,13 +12,11 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kVersion = 1;
+constexpr int kFileVersion = 1;
 constexpr const char* kFile = "/cluster.json";
 constexpr const char* kCa = "/etcd-ca.pem";
 constexpr const char* kCertificate = "/etcd-client.pem";
 constexpr const char* kKey = "/etcd-client-key.pem";
-
-bool exists(const std::string& path) { return ::access(path.c_str(), F_OK) == 0; }
 
 }  // namespace
 
@@ -34,7 +32,7 @@ Result<std::optional<ClusterConfig>> load_cluster(const std::string& state_dir) 
   json file = json::parse(*text, nullptr, false);
   ClusterConfig config;
   try {
-    if (file.at("backfield_cluster").get<int>() > kVersion)
+    if (file.at("backfield_cluster").get<int>() > kFileVersion)
       return Status{StatusCode::kInvalid, path + " was written by a newer Backfield; install that version"};
     config.server_id = file.at("server_id");
     config.endpoints = file.at("endpoints").get<std::vector<std::string>>();
@@ -50,7 +48,7 @@ Result<std::optional<ClusterConfig>> load_cluster(const std::string& state_dir) 
 }
 
 Status save_cluster(const ClusterConfig& config, const std::string& state_dir) {
-  json file = {{"backfield_cluster", kVersion}, {"server_id", config.server_id}, {"endpoints", config.endpoints}, {"own_etcd", config.own_etcd}};
+  json file = {{"backfield_cluster", kFileVersion}, {"server_id", config.server_id}, {"endpoints", config.endpoints}, {"own_etcd", config.own_etcd}};
   if (auto& m = config.member)
     file["member"] = {{"name", m->name}, {"host", m->host}, {"port", m->port}, {"initial_cluster", m->initial_cluster}, {"first", m->first}};
   return write_file(state_dir + kFile, file.dump(1) + "\n");

@@ -115,11 +115,6 @@ void forget_graph(Graph& graph) {
   graphs().remove(graph.handle);
 }
 
-CUresult find_graph(CUgraph handle, GraphRef* graph) {
-  *graph = graphs().find(handle);
-  return *graph ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
-}
-
 CUresult find_node(CUgraphNode handle, NodeRef* node) {
   *node = graph_nodes().find(handle);
   return *node && (*node)->graph ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;

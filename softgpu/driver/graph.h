@@ -79,6 +79,11 @@ GraphExecRegistry& graph_execs();
 UserObjectRegistry& user_objects();
 std::recursive_mutex& graph_mutex();
 
+inline CUresult find_graph(CUgraph handle, GraphRef* graph) {
+  *graph = graphs().find(handle);
+  return *graph ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+
 // ------------------------------------------------------------------------------------- structure; graph_mutex() is
 // held
 

@@ -77,11 +77,6 @@ CUresult event_work(CUevent handle, bool record, Work* work) {
   return CUDA_SUCCESS;
 }
 
-CUresult find_graph(CUgraph handle, GraphRef* graph) {
-  *graph = graphs().find(handle);
-  return *graph ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
-}
-
 // A node of the kind that `T` holds.
 template <typename T>
 CUresult find_node(CUgraphNode handle, NodeRef* node, T** work) {

@@ -10,7 +10,6 @@
 
 #include <cstdlib>
 #include <cstring>
-#include <random>
 #include <thread>
 
 #include "transport/rdma.h"
@@ -263,9 +262,11 @@ bool receive_exactly(Stream& stream, std::span<std::byte> out, std::chrono::micr
 
 std::vector<std::byte> random_bytes(size_t count, uint64_t seed) {
   std::vector<std::byte> bytes(count);
-  std::mt19937_64 random(seed);
-  for (size_t at = 0; at < count; at += sizeof(uint64_t)) {
-    uint64_t word = random();
+  uint64_t word = seed + 0x9e3779b97f4a7c15;  // xorshift: nothing is called for each word
+  for (size_t at = 0; at < count; at += sizeof word) {
+    word ^= word << 13;
+    word ^= word >> 7;
+    word ^= word << 17;
     memcpy(bytes.data() + at, &word, std::min(sizeof word, count - at));
   }
   return bytes;

@@ -75,7 +75,7 @@ class Receiver {
 };
 
 TEST_P(BulkContract, BytesOfAllSizesArrive) {
-  std::vector<size_t> sizes = {1, 2, 4095, 65'537, kBlock - 1, kBlock, kBlock + 1, 3 * kBlock, 100 << 20};
+  std::vector<size_t> sizes = {1, 2, 4095, 65'537, kBlock - 1, kBlock, kBlock + 1, 3 * kBlock, (limits::kBulkBlocks + 2) * kBlock};
   std::mt19937_64 random(5);
   for (int i = 0; i < 30; i++) sizes.push_back(1 + random() % (size_t{1} << (random() % 23)));
   std::vector<std::vector<std::byte>> sources;
@@ -117,8 +117,8 @@ TEST_P(BulkContract, BytesOfAllSizesArrive) {
 }
 
 TEST_P(BulkContract, BothDirectionsFromSeveralThreadsAlwaysFinish) {
-  constexpr int kThreads = 3, kTransfers = 4;
-  auto source = random_bytes(9 * kBlock + 12'345, 1);
+  constexpr int kThreads = 3, kTransfers = 5;  // of five blocks each: more than the ring of most holds
+  auto source = random_bytes(4 * kBlock + 12'345, 1);
   SentCounter sent;
   Receiver at_worker(*pair_.worker);
   Receiver at_client(*pair_.client);
@@ -201,7 +201,8 @@ TEST_P(BulkContract, RingSlotsAreDistinctAndKeepTheirBytes) {
   const uint32_t ring = pair_.worker->limits().ring_blocks;
   std::mutex mutex;
   std::map<uint64_t, std::byte*> places;
-  auto source = random_bytes(ring * kBlock, 2);
+  constexpr size_t kBlocks = 4;  // of a transfer: a shorter one is cut finer
+  auto source = random_bytes(kBlocks * kBlock + ring, 2);  // each transfer from one byte further on
   SentCounter sent;
   Sink unused, sink;
   sink.on_landed = [&](const Block& block, std::byte* data) {
@@ -211,15 +212,15 @@ TEST_P(BulkContract, RingSlotsAreDistinctAndKeepTheirBytes) {
   };
   unused.attach(pair_.client->bulk());
   sink.attach(pair_.worker->bulk());
-  pair_.client->bulk().send(1, source.data(), source.size(), sent.callback());
+  for (uint32_t i = 0; i < ring / kBlocks; i++) pair_.client->bulk().send(i, source.data() + i, kBlocks * kBlock, sent.callback());
   ASSERT_TRUE(sink.wait_landed(ring));
   std::set<std::byte*> distinct;
   for (auto [sequence, data] : places) {
     distinct.insert(data);
-    EXPECT_EQ(memcmp(data, source.data() + sequence * kBlock, kBlock), 0) << sequence;
+    EXPECT_EQ(memcmp(data, source.data() + sequence / kBlocks + sequence % kBlocks * kBlock, kBlock), 0) << sequence;
   }
   EXPECT_EQ(distinct.size(), ring);
-  EXPECT_TRUE(sent.wait(1));
+  EXPECT_TRUE(sent.wait(int(ring / kBlocks)));
 }
 
 TEST_P(BulkContract, AnEmptyTransferIsSentAtOnce) {

@@ -39,8 +39,6 @@ Status manage(const Server& server, std::vector<std::string> words, nlohmann::js
   return control::to_status(reply->status, reply->message);
 }
 
-uint64_t free_mib(const Server& server) { return list(server).gpus.at(0).free_bytes / kMiB; }
-
 // The reason the server gives before it closes the connection of a lease.
 std::string last_words(int connection) {
   auto frame = control::receive_frame(connection, deadline_in(5s));

@@ -16,8 +16,6 @@ using control::deadline_in;
 
 uint32_t code(StatusCode code) { return uint32_t(code); }
 
-uint64_t free_mib(const Server& server, size_t gpu = 0) { return list(server).gpus.at(gpu).free_bytes / kMiB; }
-
 TEST(Server, ListsWhatItHas) {
   Server server;
   ASSERT_TRUE(server.ready()) << server.log();

@@ -159,6 +159,8 @@ control::ListReply list(const Server& server) {
       as_bytes(checked(control::round_trip(socket.get(), Opcode::kList, {}, deadline_in(5s))))));
 }
 
+uint64_t free_mib(const Server& server, size_t gpu) { return list(server).gpus.at(gpu).free_bytes / kMiB; }
+
 Lease lease(const Server& server, uint32_t gpus, uint64_t memory_mib, double fraction) {
   Lease lease;
   lease.connection = dial(server.tcp());

@@ -61,6 +61,7 @@ class Server {
 Fd dial(const transport::Address& address);
 
 control::ListReply list(const Server& server);
+uint64_t free_mib(const Server& server, size_t gpu = 0);
 
 struct Lease {
   Fd connection;

@@ -21,7 +21,7 @@ int product(int row, int col, int depth) {
   return sum;
 }
 
-std::string kernel(const std::string& body) {
+std::string matrix_kernel(const std::string& body) {
   return header() +
          ".visible .entry k(.param .u64 in, .param .u64 out) {\n.reg .u32 %r, %a<4>, %b<2>; .reg .f32 %c<4>; .reg .u64 "
          "%i, %o, %w;\n"
@@ -42,7 +42,7 @@ void expect_product(const float* out, int depth) {
 TEST(PtxMatrix, HalfProducts) {
   Machine machine;
   machine.load(
-      kernel("ld.global.v4.u32 {%a0, %a1, %a2, %a3}, [%i]; ld.global.v2.u32 {%b0, %b1}, [%i+16];\n"
+      matrix_kernel("ld.global.v4.u32 {%a0, %a1, %a2, %a3}, [%i]; ld.global.v2.u32 {%b0, %b1}, [%i+16];\n"
              "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%c0, %c1, %c2, %c3}, {%a0, %a1, %a2, %a3}, {%b0, "
              "%b1}, {%c0, %c1, %c2, %c3};"));
   auto* in = machine.array<uint32_t>(32 * 8);
@@ -63,7 +63,7 @@ TEST(PtxMatrix, HalfProducts) {
 TEST(PtxMatrix, Tf32Products) {
   Machine machine;
   machine.load(
-      kernel("ld.global.v4.u32 {%a0, %a1, %a2, %a3}, [%i]; ld.global.v2.u32 {%b0, %b1}, [%i+16];\n"
+      matrix_kernel("ld.global.v4.u32 {%a0, %a1, %a2, %a3}, [%i]; ld.global.v2.u32 {%b0, %b1}, [%i+16];\n"
              "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%c0, %c1, %c2, %c3}, {%a0, %a1, %a2, %a3}, {%b0, "
              "%b1}, {%c0, %c1, %c2, %c3};"));
   auto* in = machine.array<uint32_t>(32 * 8);
@@ -80,7 +80,7 @@ TEST(PtxMatrix, Tf32Products) {
 TEST(PtxMatrix, LoadMatrix) {
   // Row i of matrix j is 8 halves; %i points at 32 bytes per lane, of which 16 go to shared memory as one row.
   Machine machine;
-  machine.load(kernel(
+  machine.load(matrix_kernel(
       ".shared .align 16 .b8 s[512]; .reg .u64 %s, %x; mov.u64 %s, s; mul.wide.u32 %x, %r, 16; add.u64 %s, %s, %x;\n"
       "ld.global.v4.u32 {%a0, %a1, %a2, %a3}, [%i]; st.shared.v4.u32 [%s], {%a0, %a1, %a2, %a3}; bar.sync 0;\n"
       "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%a0, %a1, %a2, %a3}, [%s];\n"

@@ -63,7 +63,9 @@ class Pool : public testing::Test {
     control::LeaseRequest wish;
     wish.gpus = gpus;
     wish.memory_bytes = memory_mib * kMiB;
-    return control::decode_ReserveReply(control::as_bytes(remote.ask(Opcode::kReserve, control::encode_LeaseRequest(wish), control::deadline_in(kPatience)).value())).value();
+    auto body = remote.ask(Opcode::kReserve, control::encode_LeaseRequest(wish), control::deadline_in(kPatience));
+    EXPECT_TRUE(body.ok()) << body.status().message();
+    return body.ok() ? control::decode_ReserveReply(control::as_bytes(*body)).value() : control::ReserveReply();
   }
   static control::LeaseReply commit(tools::Remote& remote, const std::string& reservation) {
     return control::decode_LeaseReply(control::as_bytes(remote.ask(Opcode::kLease, control::encode_CommitRequest({reservation}), control::deadline_in(kPatience)).value())).value();

@@ -15,7 +15,8 @@ namespace {
 
 using namespace bf::client;
 
-constexpr uint64_t kMiB = 1 << 20;
+using test::kMiB;
+constexpr size_t kMoreThanAllSlots = 40 * kMiB + 12345;  // of those in the GPU's memory
 
 // The worker's end of a loopback link, as a transport that may read a GPU's memory: the fake's is the host's.
 class ReadingBulk : public transport::Bulk {
@@ -65,7 +66,7 @@ std::atomic<int> g_to_host{0}, g_exported{0};
 
 class GpuDirect : public testing::Test {
  protected:
-  void start(bool wanted, bool agrees) {
+  void start(bool wanted, bool agrees, size_t bytes = 8 * kMiB) {
     g_to_host = g_exported = 0;
     static decltype(driver_.api.cuMemcpyDtoHAsync_v2) plain;
     plain = driver_.api.cuMemcpyDtoHAsync_v2;
@@ -95,7 +96,7 @@ class GpuDirect : public testing::Test {
     CUcontext context = nullptr;
     ASSERT_EQ(remote_cuDevicePrimaryCtxRetain(&context, 0), CUDA_SUCCESS);
     ASSERT_EQ(post_bfContextUse(uint64_t(context)), CUDA_SUCCESS);
-    data_.resize(80 * kMiB + 12345);  // more than all slots hold
+    data_.resize(bytes);
     std::mt19937_64 random(1);
     for (size_t i = 0; i + 8 <= data_.size(); i += 8) {
       uint64_t value = random();
@@ -127,7 +128,7 @@ class GpuDirect : public testing::Test {
 };
 
 TEST_F(GpuDirect, LargeCopiesAreReadInTheGpu) {
-  start(true, true);
+  start(true, true, kMoreThanAllSlots);
   expect_copy(8 * kMiB);
   EXPECT_EQ(g_to_host, 0);
   EXPECT_EQ(link_->bulk().from_device, 4);
@@ -143,7 +144,7 @@ TEST_F(GpuDirect, SmallCopiesTravelWithTheCalls) {
 }
 
 TEST_F(GpuDirect, WhereTheLinkCannotReadItNothingIsDifferent) {
-  start(true, false);
+  start(true, false, kMoreThanAllSlots);
   expect_copy(data_.size());
   EXPECT_GT(g_to_host, 0);
   EXPECT_EQ(link_->bulk().from_device, 0);

@@ -21,7 +21,7 @@ namespace {
 
 using namespace bf::client;
 
-constexpr uint64_t kMiB = 1 << 20;
+using test::kMiB;
 
 class SessionTest : public testing::Test {
  protected:
@@ -89,8 +89,11 @@ class SessionTest : public testing::Test {
 
 std::vector<uint8_t> pattern(size_t bytes, uint32_t seed) {
   std::vector<uint8_t> data(bytes);
-  std::mt19937 random(seed);
-  for (auto& byte : data) byte = uint8_t(random());
+  std::mt19937_64 random(seed);
+  for (size_t at = 0; at < bytes; at += sizeof(uint64_t)) {
+    const uint64_t word = random();
+    std::memcpy(data.data() + at, &word, std::min(sizeof word, bytes - at));
+  }
   return data;
 }
 

@@ -17,6 +17,8 @@
 
 namespace bf::test {
 
+inline constexpr uint64_t kMiB = 1 << 20;
+
 class TestClient final : public transport::BulkSink {
  public:
   explicit TestClient(transport::Link& link);
