@@ -71,6 +71,14 @@ void launches(cudaStream_t stream, float* data) {
   launch();
   wait();
   report("launch, 8 parameters, bursts of 100", burst_ns(100, launch, wait), "ns");
+  // The driver's part of it, which is what a remote driver can change.
+  cudaFunction_t function;
+  CHECK(cudaGetFuncBySymbol(&function, reinterpret_cast<const void*>(eight)));
+  int one = 1;
+  float half = 0.5f;
+  void* parameters[] = {&one, &one, &one, &one, &half, &half, &data, &data};
+  const auto driver_launch = [&] { cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, stream, parameters, nullptr); };
+  report("cuLaunchKernel, 8 parameters, bursts of 100", burst_ns(100, driver_launch, wait), "ns");
   // End to end: what the device has done in a second.
   const int count = 20'000;
   std::vector<double> rates;
