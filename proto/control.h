@@ -17,7 +17,7 @@
 
 namespace bf::control {
 
-inline constexpr uint32_t kProtocolVersion = 2;
+inline constexpr uint32_t kProtocolVersion = 3;
 inline constexpr size_t kSecretBytes = 32;
 
 // Bounds of the fields. Generous for honest peers; small enough that 4096 unknown connections cannot fill memory.

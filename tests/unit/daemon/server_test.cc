@@ -79,7 +79,7 @@ TEST(Server, SessionsGetAWorker) {
     Session session = attach(server, held.reply, "echo", local);
     ASSERT_EQ(session.status.code(), StatusCode::kOk) << session.status.message();
     EXPECT_TRUE(echoes(session));
-    EXPECT_EQ(session.admission.reply.channels, local ? 0u : 5u);
+    EXPECT_EQ(session.admission.reply.channels, local ? 0u : limits::kTcpChannels);
     EXPECT_EQ(list(server).sessions, 1u);
     session.socket.reset();
     EXPECT_TRUE(eventually(1s, [&] { return list(server).sessions == 0; }));
@@ -148,11 +148,11 @@ TEST(Server, ChannelsJoinOnceEachWithTheSecret) {
   ASSERT_TRUE(server.ready()) << server.log();
   Lease held = lease(server, 1, 512);
   Session session = attach(server, held.reply, "echo");
-  ASSERT_EQ(session.admission.reply.channels, 5u);
-  Fd sockets[5], another;
-  for (uint32_t i = 0; i < 5; i++) EXPECT_EQ(join(server, session, i, &sockets[i]).code(), StatusCode::kOk) << i;
+  ASSERT_EQ(session.admission.reply.channels, limits::kTcpChannels);
+  Fd sockets[limits::kTcpChannels], another;
+  for (uint32_t i = 0; i < limits::kTcpChannels; i++) EXPECT_EQ(join(server, session, i, &sockets[i]).code(), StatusCode::kOk) << i;
   EXPECT_EQ(join(server, session, 4, &another).code(), StatusCode::kInvalid) << "taken";
-  EXPECT_EQ(join(server, session, 5, &another).code(), StatusCode::kInvalid) << "too many";
+  EXPECT_EQ(join(server, session, limits::kTcpChannels, &another).code(), StatusCode::kInvalid) << "too many";
   Session forged;
   forged.admission = session.admission;
   forged.admission.session_key[0] ^= 1;
