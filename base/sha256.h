@@ -1,5 +1,5 @@
-// SHA-256 (FIPS 180-4): the address of a code image, and with HMAC the proof of a lease. Own code: it is small, and the
-// shim needs it before, and without, any library.
+// SHA-256 (FIPS 180-4): the address of a code image, and with HMAC the proof of a lease. By OpenSSL, which uses what the processor
+// has for it: a program's start hashes hundreds of megabytes of images on both sides.
 #pragma once
 
 #include <array>
