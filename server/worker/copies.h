@@ -1,10 +1,10 @@
 // Copies between the client's memory and the GPU's (docs/design.md, "Data").
 //
 // To the device, small: straight from the frame. Large: one copy per landed block, straight from the pinned ring; the
-// block is released when the GPU has read it. Bytes that are long in coming land in staging instead, and the stream waits for
-// them rather than the twin, which holds up every other call of the session. From the device: pieces of a ticket into pinned staging, sent by the
-// outbox when their fence is done. Pitched and array copies move the host side through staging, in boxes of whole rows
-// where a row fits.
+// block is released when the GPU has read it. Bytes that are long in coming land in staging instead, and the stream waits
+// for them: a twin that did would hold up every other call of the session. From the device: pieces of a ticket into pinned
+// staging, sent by the outbox when their fence is done. Pitched and array copies move the host side through staging, in
+// boxes of whole rows where a row fits.
 //
 // The completion thread sends finished pieces and releases blocks while no call does; it sleeps while nothing is open.
 #pragma once
