@@ -31,6 +31,7 @@ int main() {
   CUdeviceptr memory_of_first, memory_of_primary;
   CHECK(cuMemAlloc(&memory_of_first, 1000));
   CHECK(cuMemsetD8(memory_of_first, 1, 1000));
+  CHECK(cuCtxSynchronize());  // nothing orders the work of two contexts
   CHECK(cuCtxPushCurrent(primary));
   CHECK(cuMemAlloc(&memory_of_primary, 1000));
   CHECK(cuMemcpyDtoD(memory_of_primary, memory_of_first, 1000));
