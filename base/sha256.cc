@@ -1,21 +1,18 @@
 #include "base/sha256.h"
 
-#include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 
 #include <memory>
-#include <mutex>
 
+#include "base/openssl.h"
 #include "base/status.h"
 
 namespace bf {
 namespace {
 
 const EVP_MD* algorithm() {
-  // As transport/tls.cc has it: nothing of the program's own OpenSSL configuration, and nothing at exit.
-  static std::once_flag once;
-  std::call_once(once, [] { OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG | OPENSSL_INIT_NO_ATEXIT, nullptr); });
+  prepare_openssl();
   return EVP_sha256();
 }
 

@@ -16,7 +16,6 @@ namespace {
 
 Session& session() { return *Session::get(); }
 
-// The stream that a synchronous copy uses.
 CUresult synchronize(CUstream stream) { return session().take_async_error(remote_cuStreamSynchronize(stream)); }
 
 // Host memory that is still to be written in stream order must be so before it is read here: by copies that have not

@@ -16,7 +16,10 @@ Status corrupted() {
 }  // namespace
 
 ShmBulk::ShmBulk(Direction& out, Direction& in, uint32_t channels, const Life& life, std::function<void()> broken)
-    : BulkEngine({0, channels}, {0, channels}, limits::kBulkBlocks, SendQueue::kUnbounded, true, std::move(broken)), out_(out), in_(in), life_(life) {
+    : BulkEngine({0, channels}, {0, channels}, limits::kBulkBlocks, SendQueue::kUnbounded, true, std::move(broken)),
+      out_(out),
+      in_(in),
+      life_(life) {
   ring_ = in_.bulk_bytes;
 }
 

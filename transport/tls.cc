@@ -10,7 +10,8 @@
 #include <algorithm>
 #include <cstring>
 #include <ctime>
-#include <mutex>
+
+#include "base/openssl.h"
 
 namespace bf::transport {
 
@@ -118,12 +119,6 @@ struct TlsCallbacks {
 
 namespace {
 
-// Nothing of the program's own OpenSSL configuration, and nothing at exit: threads of ours may be running then.
-void initialise() {
-  static std::once_flag once;
-  std::call_once(once, [] { OPENSSL_init_ssl(OPENSSL_INIT_NO_LOAD_CONFIG | OPENSSL_INIT_NO_ATEXIT, nullptr); });
-}
-
 std::string last_error() {
   const char* reason = ERR_reason_error_string(ERR_peek_last_error());
   ERR_clear_error();
@@ -131,7 +126,7 @@ std::string last_error() {
 }
 
 SSL_CTX* make_context(const SSL_METHOD* method) {
-  initialise();
+  prepare_openssl();
   SSL_CTX* context = SSL_CTX_new(method);
   if (context == nullptr) return nullptr;
   SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION);

@@ -60,6 +60,7 @@ inline CUresult answered(const char* symbol, CUresult result) noexcept {
 extern constinit thread_local bool t_per_thread __attribute__((tls_model("initial-exec")));
 
 inline bool per_thread() noexcept { return t_per_thread; }
+// The stream of calls that name none.
 inline CUstream default_stream() noexcept { return per_thread() ? CU_STREAM_PER_THREAD : nullptr; }
 
 class PerThreadScope {

@@ -271,7 +271,7 @@ TEST_F(SessionTest, LargeCopiesInBothDirectionsAtOnceFinish) {
 // Bytes that are long in coming: the stream waits for them, and no call does but those that wait for the stream.
 TEST_F(SessionTest, LateBytesHoldUpTheStreamOnly) {
   start_with_context();
-  for (const size_t bytes : {size_t{100'000}, kMiB + 1, 3 * kMiB - 5, 21 * kMiB}) {  // cut finer, and longer than the ring
+  for (const size_t bytes : {size_t{100'000}, kMiB + 1, 3 * kMiB - 5, 21 * kMiB}) {  // cut finer, and of several parts
     const CUdeviceptr address = allocate(bytes);
     const auto data = pattern(bytes, unsigned(bytes));
     std::vector<uint8_t> back(bytes);
@@ -300,7 +300,7 @@ TEST_F(SessionTest, ASessionEndsWhileAStreamWaitsForItsBytes) {
 // What the GPU was to copy is never copied, but its bytes are still coming, and later ones find room.
 TEST_F(SessionTest, LateBytesOfABrokenContextAreTaken) {
   start_with_context();
-  const size_t bytes = 40 * kMiB;  // two rings and a half
+  const size_t bytes = 40 * kMiB;  // the ring holds one of these, and not two
   const CUdeviceptr address = allocate(bytes);
   const auto data = pattern(bytes, 3);
   const uint64_t transfer = client_->name_transfer();
