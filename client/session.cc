@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <thread>
 
 #include "base/log.h"
 #include "client/contexts.h"
@@ -30,8 +31,8 @@ constexpr const char* kVersion = "0.1.0";
 constexpr int kGoodbyeMs = 1000;
 constexpr int kTraceMs = 1000;  // for the worker to begin to record
 // Who waits for a reply keeps its processor for so long: as the driver does for a whole synchronise, and because waking
-// a processor of a virtual machine costs 100-400 us.
-constexpr auto kSpin = std::chrono::microseconds(2000);
+// a processor of a virtual machine costs 100-400 us. With processors to spare that goes for a step of inference, too.
+const auto kSpin = std::chrono::milliseconds(std::thread::hardware_concurrency() > 8 ? 20 : 2);
 
 std::mutex g_start;                    // one attach at a time
 std::atomic<bool> g_used{false};       // this process has a session, or is making one

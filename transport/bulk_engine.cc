@@ -81,6 +81,7 @@ void BulkEngine::send_loop(uint32_t channel) {
 }
 
 void BulkEngine::receive_loop(uint32_t channel) {
+  prefer_short_slices();
   Result<bool> more = true;
   while (more.ok() && more.value()) more = read(channel);
   end(more.ok() ? Status(StatusCode::kUnavailable, "the peer closed the link") : more.status());

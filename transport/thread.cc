@@ -1,6 +1,10 @@
 #include "transport/thread.h"
 
+#include <sched.h>
 #include <signal.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <memory>
@@ -11,6 +15,20 @@ namespace {
 
 // Sinks run on these threads and may log and allocate; static TLS of the host program lies in the stack, too.
 constexpr size_t kStackBytes = 512 << 10;
+
+constexpr uint64_t kShortSliceNs = 100'000;  // the least that Linux gives
+
+// The kernel's struct sched_attr, first version (linux/sched/types.h; some C libraries declare it in <sched.h>, too).
+struct SchedulingAttributes {
+  uint32_t bytes;
+  uint32_t policy;
+  uint64_t flags;
+  int32_t nice;
+  uint32_t priority;
+  uint64_t runtime_ns;  // under SCHED_OTHER: the slice
+  uint64_t deadline_ns;
+  uint64_t period_ns;
+};
 
 void* run(void* argument) {
   std::unique_ptr<std::function<void()>> body(static_cast<std::function<void()>*>(argument));
@@ -43,6 +61,12 @@ Result<Thread> Thread::start(const char* name, std::function<void()> body) {
   argument.release();
   pthread_setname_np(id, name);
   return Thread(id);
+}
+
+void prefer_short_slices() noexcept {
+  if (sched_getscheduler(0) != SCHED_OTHER) return;  // somebody has decided otherwise
+  SchedulingAttributes wanted{sizeof(SchedulingAttributes), SCHED_OTHER, 0, getpriority(PRIO_PROCESS, 0), 0, kShortSliceNs, 0, 0};
+  (void)syscall(SYS_sched_setattr, 0, &wanted, 0);
 }
 
 bool Thread::start_detached(const char* name, std::function<void()> body) {

@@ -35,6 +35,11 @@ class Thread {
   bool running_ = false;
 };
 
+// Asks for short time slices for the calling thread, which others wake by what they send it. Without them it can wait for a
+// millisecond on the processor on which it was woken until the sender, who is still at work there, has used up his own. No
+// privilege is needed; kernels before Linux 6.12 give every thread the same slices.
+void prefer_short_slices() noexcept;
+
 inline void relax_cpu() noexcept {
 #if defined(__x86_64__)
   __builtin_ia32_pause();

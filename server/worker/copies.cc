@@ -15,7 +15,7 @@ namespace {
 
 constexpr size_t kRingSlab = 64 << 20;
 constexpr size_t kFenceBlocks = 8;  // behind one fence, if so many have landed: a fence takes the GPU as long as half a block
-constexpr auto kTwinPatience = std::chrono::microseconds(300);  // for the bytes of a copy, in all
+constexpr auto kTwinPatience = std::chrono::milliseconds(5);    // for the next bytes of a copy, even if nobody is held up
 constexpr size_t kParked = 64;                                  // parts of copies: half of the staging
 constexpr auto kPatience = std::chrono::milliseconds(50);  // then ask whether the context still works
 constexpr auto kEager = std::chrono::milliseconds(2);      // after the last progress: poll often, then less
@@ -220,7 +220,7 @@ size_t Copies::park(CUdeviceptr dst, size_t bytes, uint64_t transfer, uint64_t o
 }
 
 CUresult Copies::to_device(CUdeviceptr dst, size_t bytes, std::span<const std::byte> payload, uint64_t transfer,
-                           CUstream stream) {
+                           CUstream stream, const std::function<bool()>& holds_up) {
   if (transfer == 0) {
     if (payload.size() != bytes) return CUDA_ERROR_INVALID_VALUE;
     // The driver has read pageable memory when it returns.
@@ -235,12 +235,15 @@ CUresult Copies::to_device(CUdeviceptr dst, size_t bytes, std::span<const std::b
   };
   const size_t block_bytes = transport::bulk_block_bytes(bytes);
   const size_t part_bytes = Staging::kLargeBytes / block_bytes * block_bytes;
-  const auto patient_until = Inbox::Clock::now() + kTwinPatience;
+  auto patient_until = Inbox::Clock::now() + kTwinPatience;
+  bool in_a_hurry = false;
+  std::function<bool()> give_up;
+  if (holds_up) give_up = [&] { return in_a_hurry = in_a_hurry || holds_up() || Inbox::Clock::now() >= patient_until; };
   for (size_t offset = 0; offset < bytes;) {
     Inbox::Landed landed;
     if (!inbox_.take(transfer, offset, landed)) {
       fence();
-      if (!inbox_.wait(transfer, offset, landed, patient_until)) {
+      if (!inbox_.wait(transfer, offset, landed, give_up)) {
         const size_t part = std::min(part_bytes, bytes - offset);
         const size_t parked = result == CUDA_SUCCESS ? park(dst + offset, part, transfer, offset, stream, result) : 0;
         offset += parked;
@@ -248,6 +251,7 @@ CUresult Copies::to_device(CUdeviceptr dst, size_t bytes, std::span<const std::b
         if (!inbox_.wait(transfer, offset, landed)) return CUDA_ERROR_OPERATING_SYSTEM;  // nobody will read it
       }
     }
+    patient_until = Inbox::Clock::now() + kTwinPatience;
     const size_t count = std::min<size_t>(landed.block.bytes, bytes - offset);
     const bool pinned = ring_pinned(landed.data);
     // After a failure the rest of the transfer is still coming and must leave the ring.

@@ -35,9 +35,10 @@ class Copies {
   void stop();   // nobody waits for the device any more; from any thread
   void join();   // after stop(), from a thread of nobody else's
 
-  // Enqueues into `stream`. `bytes` from the payload, or (transfer != 0) from the transfer's blocks.
+  // Enqueues into `stream`. `bytes` from the payload, or (transfer != 0) from the transfer's blocks. Bytes that have not come yet
+  // are waited for until `holds_up` says that others have to wait, too: then the stream waits for them alone. Empty: nobody does.
   CUresult to_device(CUdeviceptr dst, size_t bytes, std::span<const std::byte> payload, uint64_t transfer,
-                     CUstream stream);
+                     CUstream stream, const std::function<bool()>& holds_up);
   CUresult from_device(CUdeviceptr src, size_t bytes, uint64_t ticket, CUstream stream);
   // `copy` as the client gave it; a host side is dense and has no address. At most one side is the host's.
   CUresult box(const CUDA_MEMCPY3D& copy, std::span<const std::byte> payload, uint64_t transfer, uint64_t ticket,

@@ -9,6 +9,11 @@
 #include "base/limits.h"
 
 namespace bf::server {
+namespace {
+
+constexpr auto kGlance = std::chrono::microseconds(100);  // how often a sleeper asks whether to give up
+
+}  // namespace
 
 std::byte* Inbox::place(const transport::Block& block) noexcept {
   std::lock_guard guard(mutex_);
@@ -119,34 +124,35 @@ bool Inbox::take(uint64_t transfer, uint64_t offset, Landed& landed) {
   return !stopped_ && take_locked(transfer, offset, landed);
 }
 
-bool Inbox::wait(uint64_t transfer, uint64_t offset, Landed& landed, Clock::time_point until) {
+bool Inbox::wait(uint64_t transfer, uint64_t offset, Landed& landed, const std::function<bool()>& give_up) {
   std::unique_lock guard(mutex_);
   for (;;) {
     if (stopped_) return false;
     if (take_locked(transfer, offset, landed)) return true;
-    if (until != kForever && Clock::now() >= until) return false;
+    if (give_up && give_up()) return false;
     Recorder::Span waiting(recorder_);
     const uint64_t before = bytes_received();
     guard.unlock();
-    look_out(before);
+    look_out(before, give_up);
     guard.lock();
     if (stopped_ || bytes_received() != before) continue;
-    if (until == kForever) {
-      changed_.wait(guard);
+    if (give_up) {
+      changed_.wait_for(guard, kGlance);
     } else {
-      changed_.wait_until(guard, until);
+      changed_.wait(guard);
     }
   }
 }
 
 // Until more has landed, for a short while: the next block of a transfer is seldom far, and waking up is slow.
-void Inbox::look_out(uint64_t bytes_before) const {
+void Inbox::look_out(uint64_t bytes_before, const std::function<bool()>& give_up) const {
   if (spin_us_ == 0) return;
-  const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(spin_us_);
+  const auto end = Clock::now() + std::chrono::microseconds(spin_us_);
   do {
     for (int i = 0; i < 64; ++i)
       if (bytes_received() != bytes_before) return;
-  } while (std::chrono::steady_clock::now() < end);
+    if (give_up && give_up()) return;
+  } while (Clock::now() < end);
 }
 
 void Inbox::stop() {

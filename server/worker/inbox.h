@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <condition_variable>
 #include <cstdint>
 #include <map>
@@ -48,15 +49,14 @@ class Inbox final : public transport::BulkSink {
   };
 
   using Clock = std::chrono::steady_clock;
-  static constexpr Clock::time_point kForever = Clock::time_point::max();
 
   // `spin_us`: how long who waits for a block looks out before it sleeps.
   Inbox(transport::Bulk& bulk, Fences& fences, Recorder& recorder, uint32_t spin_us, std::function<void(const Status&)> lost)
       : bulk_(bulk), fences_(fences), recorder_(recorder), spin_us_(spin_us), lost_(std::move(lost)) {}
 
-  // Waits for the block of `transfer` that begins at `offset`. False when the session ends meanwhile, or the time is over. The
-  // caller owes release(landed.block).
-  bool wait(uint64_t transfer, uint64_t offset, Landed& landed, Clock::time_point until = kForever);
+  // Waits for the block of `transfer` that begins at `offset`. False when the session ends meanwhile, or `give_up` says so, which is
+  // asked at least every 100 us. The caller owes release(landed.block).
+  bool wait(uint64_t transfer, uint64_t offset, Landed& landed, const std::function<bool()>& give_up = {});
   // The same if it is there already; else false, at once.
   bool take(uint64_t transfer, uint64_t offset, Landed& landed);
   void release(const transport::Block& block) { bulk_.release(block); }
@@ -91,7 +91,7 @@ class Inbox final : public transport::BulkSink {
   uint64_t bytes_received() const { return bytes_.load(std::memory_order_relaxed); }
 
  private:
-  void look_out(uint64_t bytes_before) const;
+  void look_out(uint64_t bytes_before, const std::function<bool()>& give_up) const;
   // With mutex_ held, all of them.
   bool take_locked(uint64_t transfer, uint64_t offset, Landed& landed);
   std::shared_ptr<Parked> parked_for(const transport::Block& block) const;

@@ -93,13 +93,14 @@ CUresult handle_cuMemcpyHtoD_v2(Call& call, CUdeviceptr dstDevice, const void*, 
     return copy(dstDevice, call.payload.data(), ByteCount);
   }
   const CUstream stream = default_stream(call);
-  const CUresult result = session_of(call).copies.to_device(dstDevice, ByteCount, {}, transfer, stream);
+  const CUresult result = session_of(call).copies.to_device(dstDevice, ByteCount, {}, transfer, stream, {});
   return result == CUDA_SUCCESS ? call.driver.cuStreamSynchronize(stream) : result;
 }
 
 CUresult handle_cuMemcpyHtoDAsync_v2(Call& call, CUdeviceptr dstDevice, const void*, size_t ByteCount, CUstream hStream,
                                      uint64_t transfer) {
-  return session_of(call).copies.to_device(dstDevice, ByteCount, call.payload, transfer, hStream);
+  Session& session = session_of(call);
+  return session.copies.to_device(dstDevice, ByteCount, call.payload, transfer, hStream, [&] { return session.holds_up(call, hStream); });
 }
 
 CUresult handle_cuMemcpyDtoH_v2(Call& call, void*, CUdeviceptr srcDevice, size_t ByteCount, uint64_t ticket) {

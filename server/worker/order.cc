@@ -124,6 +124,11 @@ void Order::hand(uint64_t number) {
   if (lane.state.exchange(kHasTurn, std::memory_order_acq_rel) == kSleeping) futex_wake(lane.state);
 }
 
+const Frame* Turn::next() const {
+  if (passed_ || order_.published_.load(std::memory_order_acquire) <= number_ + 1) return nullptr;
+  return &order_.slot(number_ + 1);
+}
+
 void Turn::pass() {
   if (passed_) return;
   passed_ = true;

@@ -32,6 +32,8 @@ class Turn {
   // turn until it returns.
   void pass();
   bool passed() const { return passed_; }
+  // The frame that waits for this turn; null while none has come. Valid until the turn is passed.
+  const Frame* next() const;
 
  private:
   friend class Order;
@@ -78,7 +80,7 @@ class Order {
   struct Lane;
   static constexpr uint64_t kNotParked = ~uint64_t{0};
 
-  Frame& slot(uint64_t number) { return slots_[number & (kFrames - 1)]; }
+  Frame& slot(uint64_t number) const { return slots_[number & (kFrames - 1)]; }
   bool make_lane(uint32_t lane);
   void twin(Lane& lane);
   bool wait_for_turn(Lane& lane);

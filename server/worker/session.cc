@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "base/log.h"
+#include "proto/api/wire.h"
 
 namespace bf::server {
 namespace {
@@ -102,6 +103,7 @@ class Session::LaneCall final : public Call {
   void erase(HandleKind kind, uint64_t value) override { session->handles.erase(kind, value); }
   void drop_transfer(uint64_t transfer) override { session->inbox.discard(transfer); }
   uint64_t work_before = 0;  // of the mirrors, when the call was entered
+  const Turn* turn = nullptr;  // while it runs
   uint64_t value_of(HandleKind kind, uint64_t real) override { return session->handles.value_of(kind, real); }
 };
 
@@ -168,6 +170,15 @@ void Session::note_result(CUresult result) {
   if (is_sticky(result)) copies.abandon();
 }
 
+bool Session::holds_up(const Call& call, CUstream stream) {
+  const Frame* next = static_cast<const LaneCall&>(call).turn->next();
+  if (!next || next->header.opcode != opcode::cuStreamSynchronize) return next != nullptr;
+  wire::Reader body(next->body());
+  uint64_t value = body.next() == wire::tag(1, wire::kFixed64) ? body.fixed64() : 0;
+  if (value > uint64_t(CU_STREAM_PER_THREAD) && !handles.resolve(HandleKind::kStream, value, value)) return true;
+  return CUstream(value) != stream;
+}
+
 Session::LaneCall& Session::lane_call(uint32_t lane) {
   if (!lanes_[lane]) {
     pthread_setname_np(pthread_self(), fmt::format("bf-lane-{}", lane).c_str());
@@ -186,6 +197,7 @@ void Session::run(const Frame& frame, Turn& turn) {
   call.result = CUDA_SUCCESS;
   call.outs = call.reply_payload = {};
   call.violation = nullptr;
+  call.turn = &turn;
   const Dispatch* entry = lookup(frame.header.opcode);
   if (!entry) return violation(call, "unknown opcode");
   if (entry->post != ((call.flags & kPost) != 0))

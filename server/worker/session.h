@@ -80,6 +80,8 @@ class Session final : public Order::Runner {
   void violation(const Call& call, const char* what);
   // A result the driver gave. Sticky errors mean that copies under way never finish.
   void note_result(CUresult result);
+  // Would anything get on if `call`, a post, gave up its turn? A call that waits for the same stream would not.
+  bool holds_up(const Call& call, CUstream stream);
   // A new context: errors of an older one are history.
   void forget_errors() { last_async_error_.store(0, std::memory_order_relaxed); }
 

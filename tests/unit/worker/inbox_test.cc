@@ -72,6 +72,16 @@ TEST_F(InboxTest, TheSameBytesAreNotTakenTwice) {
   EXPECT_FALSE(inbox.landed(block(2), slot.data()));
 }
 
+TEST_F(InboxTest, WhoWaitsGivesUpWhenHeIsTold) {
+  Inbox::Landed landed;
+  int asked = 0;
+  EXPECT_FALSE(inbox.wait(7, 0, landed, [&] { return ++asked == 3; }));
+  EXPECT_EQ(asked, 3);
+  ASSERT_TRUE(inbox.landed(block(0), slot.data()));
+  EXPECT_TRUE(inbox.wait(7, 0, landed, [] { return true; }));  // what is there is not given up
+  EXPECT_EQ(landed.data, slot.data());
+}
+
 TEST_F(InboxTest, TheEndOpensEveryGate) {
   const auto parked = park(0, 300);
   EXPECT_EQ(inbox.place(block(0)), memory.data());

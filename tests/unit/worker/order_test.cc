@@ -117,6 +117,35 @@ INSTANTIATE_TEST_SUITE_P(Random, OrderShapes,
                          testing::Values(Shape{1, 0, 1, 0}, Shape{1, 30, 8, 20}, Shape{2, 10, 1, 0},
                                          Shape{2, 50, 16, 20}, Shape{8, 20, 4, 0}, Shape{32, 5, 64, 5}));
 
+// Who keeps the turn sees who waits for it: a frame that has been published, and only while the turn is its own.
+TEST(Order, TheFrameThatWaitsForTheTurnIsSeen) {
+  struct Looking : Order::Runner {
+    std::atomic<uint64_t> alone{0}, followed{0}, passed{0};
+    std::atomic<int> runs{0};
+    void run(const Frame&, Turn& turn) override {
+      if (runs++ > 0) return;
+      alone += turn.next() == nullptr;
+      const Frame* next;
+      while (!(next = turn.next())) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      followed += next->header.lane == 2 && next->header.opcode == kCallOpcode;
+      turn.pass();
+      passed += turn.next() == nullptr;
+    }
+    void no_thread(uint32_t) override {}
+  } runner;
+  Source source;
+  Order order(runner, 0);
+  order.push(source.make(1, kPostOpcode));
+  order.publish();
+  wait_for(runner.alone, 1);
+  order.push(source.make(2, kCallOpcode));
+  order.publish();
+  wait_for(runner.passed, 1);
+  EXPECT_EQ(runner.alone, 1u);
+  EXPECT_EQ(runner.followed, 1u);
+  EXPECT_EQ(runner.passed, 1u);
+}
+
 // A call that blocks in the driver delays nobody.
 TEST(Order, BlockedCallHoldsUpNoOtherLane) {
   struct Blocking : Order::Runner {
