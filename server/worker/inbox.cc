@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/limits.h"
+#include "transport/thread.h"
 
 namespace bf::server {
 namespace {
@@ -149,7 +150,7 @@ void Inbox::look_out(uint64_t bytes_before, const std::function<bool()>& give_up
   if (spin_us_ == 0) return;
   const auto end = Clock::now() + std::chrono::microseconds(spin_us_);
   do {
-    for (int i = 0; i < 64; ++i)
+    for (int i = 0; i < 64; ++i, transport::relax_cpu())
       if (bytes_received() != bytes_before) return;
     if (give_up && give_up()) return;
   } while (Clock::now() < end);
