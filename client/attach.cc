@@ -10,6 +10,7 @@
 #include "base/hex.h"
 #include "proto/handshake.h"
 #include "transport/rdma.h"
+#include "transport/thread.h"
 
 namespace bf::client {
 namespace {
@@ -171,18 +172,15 @@ Result<Attached> attach(const AttachSettings& settings, bool* device_twice) {
   if (channels < 2 || channels > limits::kTcpChannels) {
     return Status(StatusCode::kInvalid, "the server asks for " + std::to_string(channels) + " channels");
   }
-  Fd side;
-  std::vector<Fd> bulk;
-  for (uint32_t index = 0; index < channels; ++index) {
-    auto channel = join(address, *session, index, deadline);
-    if (!channel.ok()) return channel.status();
-    attached.sockets.push_back(channel->get());
-    if (index == 0) {
-      side = std::move(*channel);
-    } else {
-      bulk.push_back(std::move(*channel));
-    }
-  }
+  std::vector<Fd> bulk(channels);
+  BF_RETURN_IF_ERROR(transport::run_together(channels, [&](size_t index) -> Status {
+    auto channel = join(address, *session, uint32_t(index), deadline);
+    if (channel.ok()) bulk[index] = std::move(*channel);
+    return channel.status();
+  }));
+  for (const Fd& channel : bulk) attached.sockets.push_back(channel.get());
+  Fd side = std::move(bulk.front());
+  bulk.erase(bulk.begin());
   if (settings.encrypt) {
     auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
     auto link = transport::make_tls_link(std::move(dialled->socket), std::move(side), std::move(bulk), session->session_key,

@@ -158,9 +158,9 @@ Result<std::unique_ptr<Link>> make_tls_link(Fd calls, Fd side, std::vector<Fd> b
   all.emplace_back(std::move(calls));
   all.emplace_back(std::move(side));
   for (Fd& fd : bulk) all.emplace_back(std::move(fd));
-  // Both ends go through them in the same order.
-  for (size_t i = 0; i < all.size(); i++)
-    BF_RETURN_IF_ERROR(all[i].secure(secrets::tls_key(session_key, int32_t(i) - 1), end == End::kWorker, deadline));
+  BF_RETURN_IF_ERROR(run_together(all.size(), [&](size_t i) {
+    return all[i].secure(secrets::tls_key(session_key, int32_t(i) - 1), end == End::kWorker, deadline);
+  }));
   std::vector<TcpConnection> channels(std::make_move_iterator(all.begin() + 2), std::make_move_iterator(all.end()));
   return std::unique_ptr<Link>(new TcpLink(std::move(all[0]), std::move(all[1]), std::move(channels), end));
 }

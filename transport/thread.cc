@@ -9,6 +9,7 @@
 #include <cstring>
 #include <memory>
 #include <utility>
+#include <vector>
 
 namespace bf::transport {
 namespace {
@@ -61,6 +62,23 @@ Result<Thread> Thread::start(const char* name, std::function<void()> body) {
   argument.release();
   pthread_setname_np(id, name);
   return Thread(id);
+}
+
+Status run_together(size_t count, const std::function<Status(size_t)>& body) {
+  std::vector<Status> results(count);
+  {
+    std::vector<Thread> threads;
+    for (size_t i = 0; i < count; ++i) {
+      auto thread = Thread::start("bf-together", [&, i] { results[i] = body(i); });
+      if (thread.ok()) {
+        threads.push_back(std::move(*thread));
+      } else {
+        results[i] = body(i);
+      }
+    }
+  }
+  for (Status& result : results) BF_RETURN_IF_ERROR(std::move(result));
+  return {};
 }
 
 void prefer_short_slices() noexcept {

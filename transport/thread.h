@@ -35,6 +35,10 @@ class Thread {
   bool running_ = false;
 };
 
+// Runs body(0) ... body(count - 1) at once, each on a thread of its own, and waits for all; gives the first failure. For what
+// waits for the peer: a row of such waits takes as long as one.
+Status run_together(size_t count, const std::function<Status(size_t)>& body);
+
 // Asks for short time slices for the calling thread, which others wake by what they send it. Without them it can wait for a
 // millisecond on the processor on which it was woken until the sender, who is still at work there, has used up his own. No
 // privilege is needed; kernels before Linux 6.12 give every thread the same slices.
