@@ -67,6 +67,7 @@ bool CallStream::append(const FrameHeader& header, Bytes body, const Payload& pa
   pending_.put(body.data(), body.size());
   for (size_t i = 0; i < payload.count; ++i) pending_.put(payload.parts[i].iov_base, payload.parts[i].iov_len);
   pending_bytes_.store(pending_.used, std::memory_order_release);
+  appended_.store(appended_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   if (busy_) {  // whoever sends, or the flusher after him, will take this along
     if (urgency == Urgency::kNow) urgent_.store(true, std::memory_order_relaxed);
     lock_.unlock();

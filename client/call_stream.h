@@ -33,6 +33,9 @@ class CallStream {
   // Blocks only while kMaxPending bytes are unsent. False once the stream is closed.
   bool append(const FrameHeader& header, Bytes body, const Payload& payload, Urgency urgency);
 
+  // Frames appended so far.
+  uint64_t appended() const { return appended_.load(std::memory_order_relaxed); }
+
   // Sends what is pending, if the peer takes it in `timeout_ms`; for the end of the process.
   void drain(int timeout_ms);
 
@@ -60,6 +63,7 @@ class CallStream {
   bool closed_ = false;
   bool flusher_sleeps_ = false;
   std::atomic<size_t> pending_bytes_{0};
+  std::atomic<uint64_t> appended_{0};   // written under lock_
   std::atomic<bool> urgent_{false};     // somebody waits for the answer to what was left to the flusher
   std::atomic<uint32_t> flusher_word_{0}, room_word_{0};
   uint32_t room_waiters_ = 0;

@@ -33,6 +33,7 @@ constexpr int kTraceMs = 1000;  // for the worker to begin to record
 // Who waits for a reply keeps its processor for so long: as the driver does for a whole synchronise, and because waking
 // a processor of a virtual machine costs 100-400 us. With processors to spare that goes for a step of inference, too.
 const auto kSpin = std::chrono::milliseconds(std::thread::hardware_concurrency() > 8 ? 20 : 2);
+constexpr auto kIdleSpin = std::chrono::milliseconds(2);  // the receiver, where the program neither asks nor sends
 
 std::mutex g_start;                    // one attach at a time
 std::atomic<bool> g_used{false};       // this process has a session, or is making one
@@ -255,8 +256,10 @@ CUresult Session::call(Lane& lane, uint16_t opcode, uint16_t flags, Bytes body, 
   FrameHeader header{uint32_t(body.size()), uint32_t(payload.bytes), opcode, flags, lane.id};
   lane.opcode = opcode;
   lane.state.store(Lane::kWaiting, std::memory_order_release);
+  waiting_.fetch_add(1, std::memory_order_relaxed);
   bool sent = stream_.append(header, body, payload, CallStream::Urgency::kNow);
   CUresult result = sent ? await_reply(lane) : CUDA_ERROR_DEVICE_UNAVAILABLE;
+  waiting_.fetch_sub(1, std::memory_order_relaxed);
   lane.state.store(Lane::kIdle, std::memory_order_relaxed);
   if (result != CUDA_SUCCESS && gate() == CUDA_ERROR_DEINITIALIZED) return CUDA_ERROR_DEINITIALIZED;
   return result;
@@ -345,12 +348,22 @@ void Session::write_prints() {
 
 // --- Receiving -------------------------------------------------------------------------------------------------------------
 
+// For the receiver: is an answer to be expected soon? One is awaited, or the program sends what it will ask about.
+bool Session::program_works() {
+  const uint64_t before = std::exchange(appended_before_, stream_.appended());
+  const bool works = waiting_.load(std::memory_order_relaxed) > 0 || appended_before_ != before;
+  return works && std::chrono::steady_clock::now() < received_at_ + kSpin;
+}
+
 void Session::receive_loop() {
+  link_->calls().stay_awake_while([this] { return program_works(); });
   std::vector<std::byte> buffer(kReceiveBytes);
   size_t used = 0;
   for (;;) {
     // Also when nobody waits right now: a program that has just got an answer is likely to ask again.
-    auto received = link_->calls().receive(std::span(buffer).subspan(used), may_spin() ? kSpin : std::chrono::microseconds(0));
+    auto received = link_->calls().receive(std::span(buffer).subspan(used), may_spin() ? kIdleSpin : std::chrono::milliseconds(0));
+    received_at_ = std::chrono::steady_clock::now();
+    appended_before_ = stream_.appended();
     if (!received.ok()) return lose(received.status());
     if (*received == 0) return lose(Status(StatusCode::kUnavailable, "the server closed the connection"));
     used += *received;

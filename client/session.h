@@ -103,6 +103,7 @@ class Session {
   bool dispatch(const FrameHeader& header, Bytes body, Bytes payload);
   bool on_reply(const FrameHeader& header, Bytes body, Bytes payload);
   CUresult await_reply(Lane& lane);
+  bool program_works();
   void write_prints();
   struct Send;
   static std::shared_ptr<Send> start_send(Session& session);
@@ -121,6 +122,10 @@ class Session {
   CallStream stream_;
   Callbacks callbacks_;
   std::vector<transport::Thread> threads_;
+
+  std::atomic<uint32_t> waiting_{0};                     // lanes that wait for a reply
+  std::chrono::steady_clock::time_point received_at_{};  // the receiver's: when something came last
+  uint64_t appended_before_ = 0;                         // the receiver's: stream_.appended() when it looked last
 
   SpinLock lanes_lock_;
   std::array<std::atomic<Lane*>, limits::kLanes> lanes_{};

@@ -67,7 +67,7 @@ class RdmaStream : public Stream {
   void progress_locked();
   void announce();
   template <typename Done>
-  void wait(std::chrono::microseconds spin, Done done);
+  void wait(LookOut look, Done done);
 
   Connection& connection_;
   const uint32_t credits_;

@@ -194,17 +194,14 @@ void RdmaStream::progress_locked() {
 // Sender and receiver may wait here at once, each for its own: both poll; one sleeps on the completion channel, the
 // other until that one has looked.
 template <typename Done>
-void RdmaStream::wait(microseconds spin, Done done) {
-  if (spin.count() > 0) {
-    auto deadline = Clock::now() + spin;
-    do {
-      for (int i = 0; i < 16; i++) {
-        std::lock_guard lock(receive_mutex_);
-        progress_locked();
-        if (done()) return;
-      }
-      relax();  // lets the peer run if it shares this core
-    } while (Clock::now() < deadline);
+void RdmaStream::wait(LookOut look, Done done) {
+  while (!look.over()) {
+    for (int i = 0; i < 16; i++) {
+      std::lock_guard lock(receive_mutex_);
+      progress_locked();
+      if (done()) return;
+    }
+    relax();  // lets the peer run if it shares this core
   }
   std::unique_lock lock(receive_mutex_);
   waiters_++;
@@ -233,7 +230,7 @@ void RdmaStream::wait(microseconds spin, Done done) {
 
 Result<size_t> RdmaStream::receive(std::span<std::byte> buffer, microseconds spin) {
   bool shut = false, gone_before = false;
-  wait(spin, [&] {
+  wait(look_out(spin), [&] {
     // The end is looked at before the bytes (by the caller's progress): what came before it counts.
     return !arrived_.empty() || peer_ended_ || (shut = shut_) || (gone_before = fate_.gone());
   });

@@ -88,20 +88,17 @@ void force_bell(Bell& bell) noexcept;
 // Sleeps while the word says so, at most a fraction of a second (a peer that tampers with the word cannot hold us).
 void sleep_on_bell(Bell& bell) noexcept;
 
-// Waits until `done()`: polls for `spin`, then sleeps. One waiter per bell at a time.
+// Waits until `done()`: polls, then sleeps. One waiter per bell at a time.
 template <typename Done>
-void wait_on_bell(Bell& bell, std::chrono::nanoseconds spin, Done done) {
+void wait_on_bell(Bell& bell, LookOut look, Done done) {
   if (done()) return;
-  if (spin.count() > 0) {
-    auto deadline = std::chrono::steady_clock::now() + spin;
-    do {
-      for (int i = 0; i < 32; i++) {
-        if (done()) return;
-        relax_cpu();
-      }
-      // Lets the peer run if it shares this core.
-      std::this_thread::yield();
-    } while (std::chrono::steady_clock::now() < deadline);
+  while (!look.over()) {
+    for (int i = 0; i < 32; i++) {
+      if (done()) return;
+      relax_cpu();
+    }
+    // Lets the peer run if it shares this core.
+    std::this_thread::yield();
   }
   for (;;) {
     bell.asleep.store(1, std::memory_order_seq_cst);

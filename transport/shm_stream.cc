@@ -53,7 +53,7 @@ Status ShmStream::send(std::span<const iovec> parts) {
 Result<size_t> ShmStream::receive(std::span<std::byte> buffer, std::chrono::microseconds spin) {
   bool shut = false, closed = false, peer_gone = false;
   std::optional<size_t> ready;
-  wait_on_bell(in_.data, spin, [&] {
+  wait_on_bell(in_.data, look_out(spin), [&] {
     // First whether it ended, then what is there: the last bytes were published before the end.
     shut = shut_ || life_.shut;
     closed = in_.closed.load();

@@ -29,7 +29,7 @@ class TcpStream : public Stream {
   }
 
   Result<size_t> receive(std::span<std::byte> buffer, std::chrono::microseconds spin) override {
-    auto got = connection_.receive(buffer, spin);
+    auto got = connection_.receive(buffer, look_out(spin));
     if (!got.ok()) return gone(got.status());
     if (shut_) return Status(StatusCode::kUnavailable, "the link was shut on this side");
     return got;

@@ -15,6 +15,7 @@
 
 #include "base/fd.h"
 #include "base/status.h"
+#include "transport/thread.h"
 #include "transport/tls.h"
 
 namespace bf::transport {
@@ -32,7 +33,7 @@ class TcpConnection {
   // kUnavailable if the peer closed the connection, another code if the network or this machine failed.
   Status send(std::span<const iovec> parts);
   // 1..size bytes; 0 at an orderly end. Polls for up to `spin` before it sleeps.
-  Result<size_t> receive(std::span<std::byte> buffer, std::chrono::microseconds spin);
+  Result<size_t> receive(std::span<std::byte> buffer, LookOut look);
   // All of them; false at an orderly end before the first.
   Result<bool> receive_all(std::span<std::byte> buffer);
   // Ends the connection both ways, so that a peer blocked in a send notices, too. Whoever still receives may then see
@@ -41,7 +42,7 @@ class TcpConnection {
 
  private:
   Status send_encrypted(std::span<const iovec> parts);
-  Result<size_t> receive_encrypted(std::span<std::byte> buffer, std::chrono::microseconds spin);
+  Result<size_t> receive_encrypted(std::span<std::byte> buffer, LookOut look);
 
   struct Cipher {
     std::mutex mutex;  // of the engine

@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 
+#include <chrono>
 #include <functional>
 #include <thread>
 
@@ -51,6 +52,31 @@ inline void relax_cpu() noexcept {
   asm volatile("isb");
 #endif
 }
+
+// For how long a thread that waits polls before it sleeps, since to wake it takes long: `time`, and as long again whenever that
+// is over and `again` says so.
+class LookOut {
+ public:
+  // `again` outlives this; it may be empty.
+  template <typename Rep, typename Period>
+  LookOut(std::chrono::duration<Rep, Period> time, const std::function<bool()>* again = nullptr) : time_(time), again_(again) {}
+
+  // Begins with the first question.
+  bool over() {
+    if (time_.count() <= 0) return true;
+    const auto now = std::chrono::steady_clock::now();
+    if (end_ == std::chrono::steady_clock::time_point{}) end_ = now + time_;
+    if (now < end_) return false;
+    if (!again_ || !*again_ || !(*again_)()) return true;
+    end_ = now + time_;
+    return false;
+  }
+
+ private:
+  const std::chrono::nanoseconds time_;
+  const std::function<bool()>* const again_;
+  std::chrono::steady_clock::time_point end_{};
+};
 
 // True where a thread that polls does not take the processor from the one it waits for.
 inline bool processors_to_spare() {

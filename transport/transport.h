@@ -20,6 +20,7 @@
 #include "base/fd.h"
 #include "base/limits.h"
 #include "base/status.h"
+#include "transport/thread.h"
 
 namespace bf::transport {
 
@@ -36,8 +37,18 @@ class Stream {
   // One receiver at a time.
   virtual Result<size_t> receive(std::span<std::byte> buffer, std::chrono::microseconds spin) = 0;
 
+  // A receiver that would go to sleep after `spin` polls for as long again while `busy` says so, on its thread. Set before the
+  // first receive().
+  void stay_awake_while(std::function<bool()> busy) { busy_ = std::move(busy); }
+
   // Makes every pending and later send/receive here, and soon at the peer, fail. Idempotent, never blocks.
   virtual void shut() noexcept = 0;
+
+ protected:
+  LookOut look_out(std::chrono::microseconds spin) const { return {spin, &busy_}; }
+
+ private:
+  std::function<bool()> busy_;
 };
 
 // One piece of a bulk transfer. `sequence` counts the blocks of one direction of a link, from 0, in send order.

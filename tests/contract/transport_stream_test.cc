@@ -136,6 +136,25 @@ TEST_P(StreamContract, SenderWaitsForASlowReceiver) {
   EXPECT_TRUE(same_bytes(all, bytes));
 }
 
+TEST_P(StreamContract, AReceiverStaysAwakeWhileItIsToldTo) {
+  const bool polls = std::string(name_of(GetParam())).find("Loopback") == std::string::npos;
+  std::atomic<int> asked{0};
+  pair_.client->calls().stay_awake_while([&] { return ++asked <= 5; });
+  std::thread sender([&] {
+    const auto deadline = Clock::now() + 5s;
+    while (polls && asked < 6 && Clock::now() < deadline) std::this_thread::sleep_for(1ms);
+    std::this_thread::sleep_for(10ms);  // it sleeps by now, and must still be woken
+    std::byte byte{7};
+    EXPECT_TRUE(send_bytes(pair_.worker->calls(), {&byte, 1}).ok());
+  });
+  std::byte byte{};
+  auto got = pair_.client->calls().receive({&byte, 1}, 500us);
+  sender.join();
+  ASSERT_TRUE(got.ok());
+  EXPECT_EQ(byte, std::byte{7});
+  EXPECT_EQ(asked, polls ? 6 : 0);
+}
+
 TEST_P(StreamContract, WhatWasSentBeforeTheEndStillArrives) {
   auto bytes = random_bytes(50'000, 4);
   ASSERT_TRUE(send_bytes(pair_.worker->calls(), bytes).ok());
