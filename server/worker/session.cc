@@ -172,7 +172,9 @@ void Session::note_result(CUresult result) {
 
 bool Session::holds_up(const Call& call, CUstream stream) {
   const Frame* next = static_cast<const LaneCall&>(call).turn->next();
-  if (!next || next->header.opcode != opcode::cuStreamSynchronize) return next != nullptr;
+  if (!next) return false;
+  if (next->header.opcode == opcode::cuCtxSynchronize) return next->header.lane != call.lane;  // another thread's context may be another
+  if (next->header.opcode != opcode::cuStreamSynchronize) return true;
   wire::Reader body(next->body());
   uint64_t value = body.next() == wire::tag(1, wire::kFixed64) ? body.fixed64() : 0;
   if (value > uint64_t(CU_STREAM_PER_THREAD) && !handles.resolve(HandleKind::kStream, value, value)) return true;
