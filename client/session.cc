@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <thread>
 
@@ -32,8 +33,8 @@ constexpr int kGoodbyeMs = 1000;
 constexpr int kTraceMs = 1000;  // for the worker to begin to record
 // Who waits for a reply keeps its processor for so long: as the driver does for a whole synchronise, and because waking
 // a processor of a virtual machine costs 100-400 us. With processors to spare that goes for a step of inference, too.
-const auto kSpin = std::chrono::milliseconds(std::thread::hardware_concurrency() > 8 ? 20 : 2);
-constexpr auto kIdleSpin = std::chrono::milliseconds(2);  // the receiver, where the program neither asks nor sends
+const auto kSpin = std::chrono::milliseconds(!may_spin() ? 0 : std::thread::hardware_concurrency() > 8 ? 20 : 2);
+const auto kIdleSpin = std::min(kSpin, std::chrono::milliseconds(2));  // the receiver, where the program neither asks nor sends
 
 std::mutex g_start;                    // one attach at a time
 std::atomic<bool> g_used{false};       // this process has a session, or is making one
@@ -266,14 +267,8 @@ CUresult Session::call(Lane& lane, uint16_t opcode, uint16_t flags, Bytes body, 
 }
 
 CUresult Session::await_reply(Lane& lane) {
-  if (may_spin()) {
-    auto until = std::chrono::steady_clock::now() + kSpin;
-    do {
-      for (int i = 0; i < 32; ++i) {
-        if (lane.state.load(std::memory_order_acquire) > Lane::kSleeping) break;
-        cpu_relax();
-      }
-    } while (lane.state.load(std::memory_order_acquire) == Lane::kWaiting && std::chrono::steady_clock::now() < until);
+  for (transport::LookOut look(kSpin); lane.state.load(std::memory_order_acquire) == Lane::kWaiting && !look.over();) {
+    for (int i = 0; i < 32 && lane.state.load(std::memory_order_acquire) == Lane::kWaiting; ++i) cpu_relax();
   }
   for (;;) {
     uint32_t state = lane.state.load(std::memory_order_acquire);
@@ -361,7 +356,7 @@ void Session::receive_loop() {
   size_t used = 0;
   for (;;) {
     // Also when nobody waits right now: a program that has just got an answer is likely to ask again.
-    auto received = link_->calls().receive(std::span(buffer).subspan(used), may_spin() ? kIdleSpin : std::chrono::milliseconds(0));
+    auto received = link_->calls().receive(std::span(buffer).subspan(used), kIdleSpin);
     received_at_ = std::chrono::steady_clock::now();
     appended_before_ = stream_.appended();
     if (!received.ok()) return lose(received.status());

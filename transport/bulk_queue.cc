@@ -47,9 +47,7 @@ void SendQueue::wait_for_change(std::unique_lock<std::mutex>& lock) {
   const uint64_t seen = changes_.load(std::memory_order_relaxed);
   if (processors_to_spare()) {
     lock.unlock();
-    for (const auto end = std::chrono::steady_clock::now() + kSpin;
-         changes_.load(std::memory_order_acquire) == seen && std::chrono::steady_clock::now() < end;)
-      relax_cpu();
+    for (LookOut look(kSpin); changes_.load(std::memory_order_acquire) == seen && !look.over();) relax_cpu();
     lock.lock();
     if (changes_.load(std::memory_order_relaxed) != seen) return;
   }

@@ -147,13 +147,11 @@ bool Inbox::wait(uint64_t transfer, uint64_t offset, Landed& landed, const std::
 
 // Until more has landed, for a short while: the next block of a transfer is seldom far, and waking up is slow.
 void Inbox::look_out(uint64_t bytes_before, const std::function<bool()>& give_up) const {
-  if (spin_us_ == 0) return;
-  const auto end = Clock::now() + std::chrono::microseconds(spin_us_);
-  do {
+  for (transport::LookOut look{std::chrono::microseconds(spin_us_)}; !look.over();) {
     for (int i = 0; i < 64; ++i, transport::relax_cpu())
       if (bytes_received() != bytes_before) return;
     if (give_up && give_up()) return;
-  } while (Clock::now() < end);
+  }
 }
 
 void Inbox::stop() {
