@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <iterator>
 
 #include "base/hex.h"
 #include "proto/handshake.h"
@@ -172,15 +173,15 @@ Result<Attached> attach(const AttachSettings& settings, bool* device_twice) {
   if (channels < 2 || channels > limits::kTcpChannels) {
     return Status(StatusCode::kInvalid, "the server asks for " + std::to_string(channels) + " channels");
   }
-  std::vector<Fd> bulk(channels);
+  std::vector<Fd> joined(channels);
   BF_RETURN_IF_ERROR(transport::run_together(channels, [&](size_t index) -> Status {
     auto channel = join(address, *session, uint32_t(index), deadline);
-    if (channel.ok()) bulk[index] = std::move(*channel);
+    if (channel.ok()) joined[index] = std::move(*channel);
     return channel.status();
   }));
-  for (const Fd& channel : bulk) attached.sockets.push_back(channel.get());
-  Fd side = std::move(bulk.front());
-  bulk.erase(bulk.begin());
+  for (const Fd& channel : joined) attached.sockets.push_back(channel.get());
+  Fd side = std::move(joined.front());
+  std::vector<Fd> bulk(std::make_move_iterator(joined.begin() + 1), std::make_move_iterator(joined.end()));
   if (settings.encrypt) {
     auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
     auto link = transport::make_tls_link(std::move(dialled->socket), std::move(side), std::move(bulk), session->session_key,

@@ -125,13 +125,11 @@ void CallStream::linger() {
     nanosleep(&kFlusherNap, nullptr);
     return;
   }
-  using Clock = std::chrono::steady_clock;
   const auto relax = [] {
-    for (int i = 0; i < 16; ++i) cpu_relax();
+    for (int i = 0; i < 16; ++i) transport::relax_cpu();
   };
-  auto now = Clock::now();
-  for (const auto end = now + kFlusherRest; now < end && !urgent_.load(std::memory_order_relaxed); now = Clock::now()) relax();
-  for (const auto end = now + kFlusherSpin; now < end && pending_bytes_.load(std::memory_order_relaxed) == 0; now = Clock::now()) relax();
+  for (transport::LookOut rest(kFlusherRest); !urgent_.load(std::memory_order_relaxed) && !rest.over();) relax();
+  for (transport::LookOut look(kFlusherSpin); pending_bytes_.load(std::memory_order_relaxed) == 0 && !look.over();) relax();
 }
 
 void CallStream::run_flusher() {

@@ -12,6 +12,8 @@
 #include <climits>
 #include <cstdint>
 
+#include "transport/thread.h"
+
 namespace bf::client {
 
 inline void futex_wait(const std::atomic<uint32_t>& word, uint32_t expected, const timespec* timeout = nullptr) {
@@ -19,12 +21,6 @@ inline void futex_wait(const std::atomic<uint32_t>& word, uint32_t expected, con
 }
 inline void futex_wake(const std::atomic<uint32_t>& word, int waiters) {
   syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, waiters, nullptr, nullptr, 0);
-}
-
-inline void cpu_relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
 }
 
 // True on machines where spinning does not take the processor from the thread that is waited for.
@@ -36,13 +32,9 @@ inline bool may_spin() {
 // futex_wait(), but looks for a while before it sleeps: waking a processor takes longer than most waits here.
 inline void futex_wait_eagerly(const std::atomic<uint32_t>& word, uint32_t expected) {
   constexpr std::chrono::microseconds kSpin{2000};
-  if (may_spin()) {
-    const auto until = std::chrono::steady_clock::now() + kSpin;
-    do {
-      for (int i = 0; i < 32; ++i, cpu_relax())
-        if (word.load(std::memory_order_acquire) != expected) return;
-    } while (std::chrono::steady_clock::now() < until);
-  }
+  for (transport::LookOut look(may_spin() ? kSpin : std::chrono::microseconds(0)); !look.over();)
+    for (int i = 0; i < 32; ++i, transport::relax_cpu())
+      if (word.load(std::memory_order_acquire) != expected) return;
   futex_wait(word, expected);
 }
 
@@ -64,7 +56,7 @@ class SpinLock {
           state_.compare_exchange_strong(free, 1, std::memory_order_acquire)) {
         return;
       }
-      cpu_relax();
+      transport::relax_cpu();
     }
     while (state_.exchange(2, std::memory_order_acquire) != 0) futex_wait(state_, 2);
   }

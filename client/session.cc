@@ -268,7 +268,7 @@ CUresult Session::call(Lane& lane, uint16_t opcode, uint16_t flags, Bytes body, 
 
 CUresult Session::await_reply(Lane& lane) {
   for (transport::LookOut look(kSpin); lane.state.load(std::memory_order_acquire) == Lane::kWaiting && !look.over();) {
-    for (int i = 0; i < 32 && lane.state.load(std::memory_order_acquire) == Lane::kWaiting; ++i) cpu_relax();
+    for (int i = 0; i < 32 && lane.state.load(std::memory_order_acquire) == Lane::kWaiting; ++i) transport::relax_cpu();
   }
   for (;;) {
     uint32_t state = lane.state.load(std::memory_order_acquire);

@@ -32,7 +32,7 @@ class TcpConnection {
 
   // kUnavailable if the peer closed the connection, another code if the network or this machine failed.
   Status send(std::span<const iovec> parts);
-  // 1..size bytes; 0 at an orderly end. Polls for up to `spin` before it sleeps.
+  // 1..size bytes; 0 at an orderly end. Polls until `look` is over, then sleeps.
   Result<size_t> receive(std::span<std::byte> buffer, LookOut look);
   // All of them; false at an orderly end before the first.
   Result<bool> receive_all(std::span<std::byte> buffer);

@@ -9,6 +9,7 @@
 #include <system_error>
 
 #include "base/log.h"
+#include "transport/thread.h"
 
 namespace bf::server {
 namespace {
@@ -21,12 +22,6 @@ void futex_wait(std::atomic<uint32_t>& word, uint32_t expected) {
 }
 
 void futex_wake(std::atomic<uint32_t>& word) { syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0); }
-
-inline void cpu_relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
 
 void sleep_us(long us) {
   const timespec time{0, us * 1000};
@@ -145,10 +140,9 @@ void Order::stop() noexcept {
 
 bool Order::wait_for_turn(Lane& lane) {
   if (spin_us_ > 0 && spinners_.fetch_add(1, std::memory_order_relaxed) < kMaxSpinners) {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(spin_us_);
-    do {
-      for (int i = 0; i < 64 && lane.state.load(std::memory_order_relaxed) != kHasTurn; ++i) cpu_relax();
-    } while (lane.state.load(std::memory_order_relaxed) != kHasTurn && std::chrono::steady_clock::now() < end);
+    const auto waits = [&] { return lane.state.load(std::memory_order_relaxed) != kHasTurn; };
+    for (transport::LookOut look{std::chrono::microseconds(spin_us_)}; waits() && !look.over();)
+      for (int i = 0; i < 64 && waits(); ++i) transport::relax_cpu();
   }
   if (spin_us_ > 0) spinners_.fetch_sub(1, std::memory_order_relaxed);
   for (;;) {
