@@ -37,10 +37,14 @@ Copies::~Copies() {
 }
 
 void Copies::start() {
-  thread_ = std::thread([this] {
+  completer_ = std::thread([this] {
     pthread_setname_np(pthread_self(), "bf-complete");
     prctl(PR_SET_TIMERSLACK, 1);  // ns
     completion_loop();
+  });
+  doubter_ = std::thread([this] {
+    pthread_setname_np(pthread_self(), "bf-doubt");
+    doubt_loop();
   });
 }
 
@@ -48,10 +52,12 @@ void Copies::stop() {
   stopped_.store(true, std::memory_order_release);
   std::lock_guard guard(mutex_);
   work_.notify_all();
+  doubts_.notify_all();
 }
 
 void Copies::join() {
-  if (thread_.joinable()) thread_.join();
+  for (std::thread* thread : {&completer_, &doubter_})
+    if (thread->joinable()) thread->join();
 }
 
 // --- Completion
@@ -97,9 +103,27 @@ bool Copies::context_broken() {
          driver_.cuMemGetInfo_v2(&free, &total) != CUDA_SUCCESS;
 }
 
+void Copies::doubt() {
+  std::lock_guard guard(mutex_);
+  doubted_ = true;
+  doubts_.notify_one();
+}
+
+void Copies::doubt_loop() {
+  for (;;) {
+    {
+      std::unique_lock guard(mutex_);
+      doubts_.wait(guard, [&] { return doubted_ || stopped_.load(std::memory_order_acquire); });
+      if (stopped_.load(std::memory_order_acquire)) return;
+      doubted_ = false;
+    }
+    if (context_broken()) abandon();
+  }
+}
+
 void Copies::completion_loop() {
   auto changed = std::chrono::steady_clock::now();
-  auto doubt = changed + kPatience, busy = changed;
+  auto patient_until = changed + kPatience, busy = changed;
   size_t open = 0;
   uint64_t copies = 0;
   while (!stopped_.load(std::memory_order_acquire)) {
@@ -117,14 +141,14 @@ void Copies::completion_loop() {
       } else {
         std::this_thread::sleep_for(kRelaxed);
       }
-      if (now > doubt) {
-        if (context_broken()) abandon();
-        doubt = now + kPatience;
+      if (now > patient_until) {
+        doubt();
+        patient_until = now + kPatience;
       }
       continue;
     }
     changed = std::chrono::steady_clock::now();
-    doubt = changed + kPatience;
+    patient_until = changed + kPatience;
     std::unique_lock guard(mutex_);
     if (stopped_.load(std::memory_order_acquire) || !readings_.empty() || outbox_.pieces_open()) continue;
     // To wake this thread costs the one who copies more than a small copy does.

@@ -6,7 +6,10 @@
 // staging, sent by the outbox when their fence is done. Pitched and array copies move the host side through staging, in
 // boxes of whole rows where a row fits.
 //
-// The completion thread sends finished pieces and releases blocks while no call does; it sleeps while nothing is open.
+// The completion thread sends finished pieces and releases blocks while no call does; it sleeps while nothing is open. It never
+// waits for the driver, nor for who may: while a stream has as many launches queued as it can hold (1,020), cuMemHostRegister and
+// cuMemAlloc wait until the GPU has come further (measured, 580.159.04), and the GPU may be waiting at a gate for bytes that
+// need the blocks.
 #pragma once
 
 #include <atomic>
@@ -31,7 +34,7 @@ class Copies {
          std::span<std::byte> ring);
   ~Copies();
 
-  void start();  // the completion thread
+  void start();  // our threads
   void stop();   // nobody waits for the device any more; from any thread
   void join();   // after stop(), from a thread of nobody else's
 
@@ -75,6 +78,8 @@ class Copies {
   void completion_loop();
   void nudge(bool at_once);  // there is something for the completion thread
   size_t open_count();
+  void doubt();  // something takes long: does the context still work?
+  void doubt_loop();
   bool context_broken();
   bool ring_pinned(const std::byte* block);
 
@@ -94,7 +99,9 @@ class Copies {
   uint64_t copies_ = 0;  // that the completion thread was told of
   enum class Sleep { kNone, kNap, kDeep } sleep_ = Sleep::kNone;
   CUcontext last_context_ = nullptr;  // of the latest copy, under mutex_
-  std::thread thread_;
+  bool doubted_ = false;              // under mutex_
+  std::condition_variable doubts_;
+  std::thread completer_, doubter_;
 };
 
 }  // namespace bf::server

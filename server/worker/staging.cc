@@ -10,12 +10,18 @@ void sleep_briefly() {
 }
 
 bool Staging::grow(bool large) {
+  std::lock_guard growing(growing_);
   const size_t slot_bytes = large ? kLargeBytes : kSmallBytes;
   const size_t slots = large ? 8 : 64;
-  if (made_[large] + slots > (large ? kLargeSlots : kSmallSlots)) return false;
+  {
+    std::lock_guard guard(mutex_);
+    if (!free_[large].empty()) return true;
+    if (made_[large] + slots > (large ? kLargeSlots : kSmallSlots)) return false;
+  }
   PinnedRegion slab;
   if (!slab.map(slot_bytes * slots)) return false;
   slab.pin(driver_);  // refused: pageable staging is slower, and right
+  std::lock_guard guard(mutex_);
   for (size_t i = 0; i < slots; ++i) free_[large].push_back(slab.data() + i * slot_bytes);
   made_[large] += slots;
   slabs_.push_back(std::move(slab));
@@ -24,13 +30,19 @@ bool Staging::grow(bool large) {
 
 StagingSlot Staging::take(size_t bytes) {
   const bool large = bytes > kSmallBytes;
-  std::lock_guard guard(mutex_);
-  if (free_[large].empty() && !grow(large)) return {};
-  StagingSlot slot{free_[large].back(), large};
-  free_[large].pop_back();
-  for (const PinnedRegion& slab : slabs_)
-    if (slot.data >= slab.data() && slot.data < slab.data() + slab.bytes()) slot.pinned = slab.pinned();
-  return slot;
+  for (;;) {
+    {
+      std::lock_guard guard(mutex_);
+      if (!free_[large].empty()) {
+        StagingSlot slot{free_[large].back(), large};
+        free_[large].pop_back();
+        for (const PinnedRegion& slab : slabs_)
+          if (slot.data >= slab.data() && slot.data < slab.data() + slab.bytes()) slot.pinned = slab.pinned();
+        return slot;
+      }
+    }
+    if (!grow(large)) return {};
+  }
 }
 
 StagingSlot Staging::take_device() {
@@ -46,9 +58,9 @@ void Staging::give(const StagingSlot& slot) {
 }
 
 void Staging::warm() {
+  grow(false);
+  grow(true);
   std::lock_guard guard(mutex_);
-  if (made_[0] == 0) grow(false);
-  if (made_[1] == 0) grow(true);
   if (wants_device_) device_.warm();
 }
 

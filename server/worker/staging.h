@@ -46,9 +46,12 @@ class Staging {
   void renew();
 
  private:
+  // Another slab, if none of that size is free. Not under mutex_: the driver may let us wait for the GPU meanwhile (copies.h), and
+  // the GPU for what give() sets free.
   bool grow(bool large);
 
   const DriverApi& driver_;
+  std::mutex growing_;  // before mutex_
   std::mutex mutex_;
   std::vector<PinnedRegion> slabs_;
   std::vector<std::byte*> free_[2];  // small, large

@@ -11,7 +11,7 @@ transfers of the same size, from a buffer of that size into another, and waits u
 of one host (shm) it is the native figure.
 
 Every run is a process of its own, which measures --repeats times; native and remote alternate, so that drift of the machine
-meets all of them. (What `start` needs is in the image cache from its second run on.) With $OUT
+meets all of them. What each run found goes to stderr when it ends, so nothing is lost if the rest is interrupted. (What `start` needs is in the image cache from its second run on.) With $OUT
 set, $OUT/bench.json holds every single figure. Without a GPU it says so and ends with status 0; --software-gpu times the
 native software GPU against itself through bfrun instead, which says what the path costs and nothing of speed."""
 
@@ -161,7 +161,7 @@ def compare(workloads, paths, arguments):
     print("| --- | --- |" + " --- | --- | --- |" * len(paths))
     for workload in workloads:
         figures = {}
-        for _ in range(arguments.runs):
+        for run in range(arguments.runs):
             for path in [None, *paths]:
                 name = path.transport if path else "native"
                 done = (path.server.run(workload.command, settings, name, memory_mib=memory) if path
@@ -170,6 +170,8 @@ def compare(workloads, paths, arguments):
                 if done.status != 0 or not found:
                     failed += 1
                     print(f"{workload.name} {name}: status {done.status}: {done.stderr[-300:].decode(errors='replace')}")
+                print(f"{workload.name}, {name}, {run + 1} of {arguments.runs}: " + "; ".join(f"{label} {value}" for label, value, _ in found),
+                      file=sys.stderr, flush=True)
                 for label, value, unit in found:
                     figures.setdefault(label, (unit, {}))[1].setdefault(name, []).append(float(value))
         for row in rows(workload, figures, paths):
