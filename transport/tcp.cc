@@ -51,6 +51,7 @@ class TcpBulk : public BulkEngine {
       : BulkEngine(way(end == End::kClient, channels.size()), way(end == End::kWorker, channels.size()), limits::kTcpBulkBlocks,
                    limits::kTcpBulkBlocks, true, std::move(link_failed)),
         channels_(std::move(channels)) {
+    for (TcpConnection& channel : channels_) channel.hold_little();
     // Pages come into being when a block lands in them, so a side that always places pays nothing.
     constexpr size_t kBytes = limits::kTcpBulkBlocks * limits::kBulkBlockBytes;
     void* memory = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -73,6 +74,7 @@ class TcpBulk : public BulkEngine {
   Status write(uint32_t channel, const SendQueue::Job& job) override {
     TcpHeader header = job.is_credit ? tcp_credit_header(job.block.sequence) : tcp_block_header(job.block);
     iovec parts[2] = {{&header, sizeof header}, {const_cast<std::byte*>(job.data), job.block.bytes}};
+    const Moving moving;
     return channels_[channel].send(std::span(parts, job.is_credit ? 1 : 2));
   }
 
@@ -85,6 +87,7 @@ class TcpBulk : public BulkEngine {
     auto event = accept_tcp_header(header, queue_, window_);
     if (!event.ok()) return event.status();
     if (!event->is_block) return true;
+    const Moving moving;
     auto to = target(event->block);
     if (!to.ok()) return to.status();
     auto whole = connection.receive_all({to->data, event->block.bytes});

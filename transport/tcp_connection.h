@@ -30,6 +30,10 @@ class TcpConnection {
   // Both ends call this, before anything else. kDenied: the other end does not have the key.
   Status secure(std::string_view key, bool server, std::chrono::steady_clock::time_point deadline);
 
+  // For bulk: send() lets the kernel hold little that is not on its way. What it holds beyond that nobody else can send, while the
+  // peer may be slow to take from this connection and quick on others.
+  void hold_little() noexcept;
+
   // kUnavailable if the peer closed the connection, another code if the network or this machine failed.
   Status send(std::span<const iovec> parts);
   // 1..size bytes; 0 at an orderly end. Polls until `look` is over, then sleeps.

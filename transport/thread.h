@@ -3,7 +3,9 @@
 #pragma once
 
 #include <pthread.h>
+#include <sched.h>
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <thread>
@@ -53,8 +55,21 @@ inline void relax_cpu() noexcept {
 #endif
 }
 
+// Exists while a thread of this process moves bulk data.
+class Moving {
+ public:
+  Moving() { threads_.fetch_add(1, std::memory_order_relaxed); }
+  ~Moving() { threads_.fetch_sub(1, std::memory_order_relaxed); }
+  Moving(const Moving&) = delete;
+  static bool any() { return threads_.load(std::memory_order_relaxed) > 0; }
+
+ private:
+  static inline std::atomic<int> threads_{0};
+};
+
 // For how long a thread that waits polls before it sleeps, since to wake it takes long: `time`, and as long again whenever that
-// is over and `again` says so.
+// is over and `again` says so. While bulk data is moved it offers its processor to those who move it every now and then: together
+// they can be more than there are.
 class LookOut {
  public:
   // `again` outlives this; it may be empty.
@@ -65,17 +80,27 @@ class LookOut {
   bool over() {
     if (time_.count() <= 0) return true;
     const auto now = std::chrono::steady_clock::now();
-    if (end_ == std::chrono::steady_clock::time_point{}) end_ = now + time_;
-    if (now < end_) return false;
-    if (!again_ || !*again_ || !(*again_)()) return true;
-    end_ = now + time_;
+    if (end_ == std::chrono::steady_clock::time_point{}) {
+      end_ = now + time_;
+      yield_ = now + kYield;
+    }
+    if (now >= end_) {
+      if (!again_ || !*again_ || !(*again_)()) return true;
+      end_ = now + time_;
+    }
+    if (now >= yield_) {
+      if (Moving::any()) sched_yield();
+      yield_ = now + kYield;
+    }
     return false;
   }
 
  private:
+  static constexpr std::chrono::microseconds kYield{5};
+
   const std::chrono::nanoseconds time_;
   const std::function<bool()>* const again_;
-  std::chrono::steady_clock::time_point end_{};
+  std::chrono::steady_clock::time_point end_{}, yield_{};
 };
 
 // True where a thread that polls does not take the processor from the one it waits for.
