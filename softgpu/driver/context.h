@@ -50,6 +50,13 @@ struct Context : std::enable_shared_from_this<Context> {
   std::deque<std::string> printed;  // device printf, until the next synchronisation
   size_t printed_bytes = 0;
 
+  // Streams whose queue of launches is full. While there is one, memory is neither allocated nor registered (measured, driver
+  // 580.159.04: cuMemAlloc and cuMemHostRegister wait; queries, and launches and copies of other streams, go on).
+  std::atomic<int> full_streams{0};
+  void await_room() const {
+    for (int full = full_streams; full > 0; full = full_streams) full_streams.wait(full);
+  }
+
   // Keeps the first fault.
   void fail(CUresult code) {
     CUresult none = CUDA_SUCCESS;

@@ -34,6 +34,7 @@ CUresult allocate(uint64_t bytes, MemoryKind kind, uint32_t flags, CUdeviceptr* 
 
 BF_API CUresult cuMemAlloc_v2(CUdeviceptr* out, size_t bytes) {
   BF_ENTER();
+  if (const ContextRef context = current_or_null()) context->await_room();
   return allocate(bytes, MemoryKind::kDevice, 0, out);
 }
 
@@ -158,6 +159,7 @@ BF_API CUresult cuMemHostRegister_v2(void* pointer, size_t bytes, unsigned int f
   ContextRef context;
   BF_TRY(current_context(&context));
   BF_TRY(check_not_capturing());
+  context->await_room();
   auto range = std::make_shared<Allocation>();
   range->begin = uint64_t(pointer);
   range->bytes = bytes;

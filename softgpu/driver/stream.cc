@@ -124,13 +124,32 @@ OperationRef append(Stream& stream, std::function<void()> function, std::span<co
   return stream.tail;
 }
 
+// A launch counts until it has run.
+static void begin_launch(Stream& stream) {
+  for (uint32_t queued = stream.launches; queued >= Stream::kLaunches; queued = stream.launches) stream.launches.wait(queued);
+  if (++stream.launches == Stream::kLaunches) ++stream.context->full_streams;
+}
+
+static void end_launch(Stream& stream) {
+  if (stream.launches-- == Stream::kLaunches) {
+    --stream.context->full_streams;
+    stream.context->full_streams.notify_all();
+  }
+  stream.launches.notify_all();
+}
+
 CUresult enqueue(const StreamRef& stream, Work work, Delivery delivery) {
   bool captured = false;
   BF_TRY(capture_work(stream, work, delivery, &captured));
   if (captured) return CUDA_SUCCESS;
   Context& context = *stream->context;
   if (delivery == Delivery::kAsync) {
-    append(*stream, [context = stream->context, work = std::move(work)] { run_work(*context, work); });
+    const bool launch = std::holds_alternative<KernelWork>(work);
+    if (launch) begin_launch(*stream);
+    append(*stream, [stream, launch, work = std::move(work)] {
+      run_work(*stream->context, work);
+      if (launch) end_launch(*stream);
+    });
     return CUDA_SUCCESS;
   }
   OperationRef operation;

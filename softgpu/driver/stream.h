@@ -1,6 +1,7 @@
 // Streams and events.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -22,6 +23,8 @@ struct Stream : std::enable_shared_from_this<Stream> {
   int priority = 0;
   bool legacy = false;
   OperationRef tail;  // guarded by context->mutex
+  static constexpr uint32_t kLaunches = 1020;  // at most: the next waits in cuLaunchKernel (measured, driver 580.159.04)
+  std::atomic<uint32_t> launches{0};           // queued
   CUaccessPolicyWindow access_window{};
   CUsynchronizationPolicy sync_policy = CU_SYNC_POLICY_AUTO;
 
