@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <future>
 #include <set>
 #include <utility>
@@ -13,7 +12,6 @@
 namespace bf::server {
 namespace {
 
-std::atomic<int> g_registered{0};
 std::promise<void>* g_entered = nullptr;       // set by the registration that waits
 std::shared_future<void>* g_opened = nullptr;  // what it waits for
 
@@ -22,17 +20,12 @@ CUresult registers(void*, size_t, unsigned) {
     std::exchange(g_entered, nullptr)->set_value();
     g_opened->wait();
   }
-  g_registered++;
   return CUDA_SUCCESS;
 }
 
 class StagingTest : public testing::Test {
  protected:
-  StagingTest() {
-    g_registered = 0;
-    driver_.cuMemHostRegister_v2 = registers;
-    driver_.cuMemHostUnregister = [](void*) { return CUDA_SUCCESS; };
-  }
+  StagingTest() { driver_.cuMemHostRegister_v2 = registers; }
   StagingSlot take() { return staging_.take(Staging::kLargeBytes); }
 
   DriverApi driver_{};
