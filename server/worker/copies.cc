@@ -22,6 +22,29 @@ constexpr auto kEager = std::chrono::milliseconds(2);      // after the last pro
 constexpr auto kRelaxed = std::chrono::microseconds(200);  // 32 blocks of the ring cover it at 160 GB/s
 constexpr auto kWakeful = std::chrono::milliseconds(20);   // after the last copy: look for the next one unasked
 
+// How long a twin waits for the bytes of a copy: while nobody is held up and they keep coming.
+class Patience {
+ public:
+  explicit Patience(const std::function<bool()>& holds_up) {
+    if (holds_up) give_up_ = [this, &holds_up] { return over_ = over_ || holds_up() || Inbox::Clock::now() >= until_; };
+  }
+  Patience(const Patience&) = delete;
+  void they_came() { until_ = Inbox::Clock::now() + kTwinPatience; }
+  // For Inbox::wait(). Once it has said so it stays so.
+  const std::function<bool()>& give_up() const { return give_up_; }
+
+ private:
+  Inbox::Clock::time_point until_ = Inbox::Clock::now() + kTwinPatience;
+  bool over_ = false;
+  std::function<bool()> give_up_;
+};
+
+// Of a transfer of so many bytes, as many as a slot of staging takes: whole blocks.
+size_t part_of(size_t transfer_bytes) {
+  const size_t block_bytes = transport::bulk_block_bytes(transfer_bytes);
+  return Staging::kLargeBytes / block_bytes * block_bytes;
+}
+
 }  // namespace
 
 Copies::Copies(const DriverApi& driver, Fences& fences, Staging& staging, Inbox& inbox, Outbox& outbox,
@@ -218,29 +241,30 @@ bool Copies::ring_pinned(const std::byte* block) {
   return ring_[size_t(block - ring_.front().data()) / kRingSlab].pin(driver_);
 }
 
-size_t Copies::park(CUdeviceptr dst, size_t bytes, uint64_t transfer, uint64_t offset, CUstream stream, CUresult& result) {
+bool Copies::park(size_t bytes, uint64_t transfer, uint64_t offset, CUstream stream, CUresult& result,
+                  const std::function<CUresult(std::byte* data)>& copy) {
   // Until the copy is among the readings: the driver would read memory that is not pinned at once.
   std::lock_guard pins(pins_mutex_);
   {
     std::lock_guard guard(mutex_);
-    if (parked_ == kParked) return 0;
+    if (parked_ == kParked) return false;
   }
   StagingSlot slot = staging_.take(bytes);
-  if (!slot.data) return 0;
+  if (!slot.data) return false;
   auto parked = std::make_shared<Inbox::Parked>();
   if (!slot.pinned || fences_.hold(stream, parked->gate) != CUDA_SUCCESS) {
     staging_.give(slot);
-    return 0;
+    return false;
   }
   parked->transfer = transfer;
   parked->offset = offset;
   parked->bytes = bytes;
   parked->data = slot.data;
   inbox_.park(parked);
-  result = driver_.cuMemcpyHtoDAsync_v2(dst, slot.data, bytes, stream);
+  result = copy(slot.data);
   const CUresult fenced = fence_reading(stream, {{}, {}, slot, std::move(parked)});
   if (result == CUDA_SUCCESS) result = fenced;
-  return bytes;
+  return true;
 }
 
 CUresult Copies::to_device(CUdeviceptr dst, size_t bytes, std::span<const std::byte> payload, uint64_t transfer,
@@ -257,25 +281,22 @@ CUresult Copies::to_device(CUdeviceptr dst, size_t bytes, std::span<const std::b
     const CUresult fenced = fence_reading(stream, {{}, std::exchange(unfenced, {}), {}, {}});
     if (result == CUDA_SUCCESS) result = fenced;
   };
-  const size_t block_bytes = transport::bulk_block_bytes(bytes);
-  const size_t part_bytes = Staging::kLargeBytes / block_bytes * block_bytes;
-  auto patient_until = Inbox::Clock::now() + kTwinPatience;
-  bool in_a_hurry = false;
-  std::function<bool()> give_up;
-  if (holds_up) give_up = [&] { return in_a_hurry = in_a_hurry || holds_up() || Inbox::Clock::now() >= patient_until; };
+  Patience patience(holds_up);
   for (size_t offset = 0; offset < bytes;) {
     Inbox::Landed landed;
     if (!inbox_.take(transfer, offset, landed)) {
       fence();
-      if (!inbox_.wait(transfer, offset, landed, give_up)) {
-        const size_t part = std::min(part_bytes, bytes - offset);
-        const size_t parked = result == CUDA_SUCCESS ? park(dst + offset, part, transfer, offset, stream, result) : 0;
-        offset += parked;
-        if (parked > 0) continue;
+      if (!inbox_.wait(transfer, offset, landed, patience.give_up())) {
+        const size_t part = std::min(part_of(bytes), bytes - offset);
+        const auto copy = [&](std::byte* data) { return driver_.cuMemcpyHtoDAsync_v2(dst + offset, data, part, stream); };
+        if (result == CUDA_SUCCESS && park(part, transfer, offset, stream, result, copy)) {
+          offset += part;
+          continue;
+        }
         if (!inbox_.wait(transfer, offset, landed)) return CUDA_ERROR_OPERATING_SYSTEM;  // nobody will read it
       }
     }
-    patient_until = Inbox::Clock::now() + kTwinPatience;
+    patience.they_came();
     const size_t count = std::min<size_t>(landed.block.bytes, bytes - offset);
     const bool pinned = ring_pinned(landed.data);
     // After a failure the rest of the transfer is still coming and must leave the ring.
@@ -397,7 +418,7 @@ void host_target(CUDA_MEMCPY3D& box, const Part& part, std::byte* data) {
 }  // namespace
 
 CUresult Copies::box(const CUDA_MEMCPY3D& copy, std::span<const std::byte> payload, uint64_t transfer, uint64_t ticket,
-                     CUstream stream) {
+                     CUstream stream, const std::function<bool()>& holds_up) {
   const bool from_host = copy.srcMemoryType == CU_MEMORYTYPE_HOST;
   const bool to_host = copy.dstMemoryType == CU_MEMORYTYPE_HOST;
   const auto refuse = [&] {
@@ -411,44 +432,85 @@ CUresult Copies::box(const CUDA_MEMCPY3D& copy, std::span<const std::byte> paylo
     return refuse();
   }
   if ((from_host && to_host) || (from_host && transfer == 0 && payload.size() != total)) return refuse();
+  return from_host ? box_to_device(copy, total, payload, transfer, stream, holds_up) : box_from_device(copy, total, ticket, stream);
+}
 
+// The dense bytes [position, position + count) of the box, whose host side lies at `data`.
+CUresult Copies::copy_part(const CUDA_MEMCPY3D& box, size_t position, size_t count, std::byte* data, CUstream stream) {
+  const bool from_host = box.srcMemoryType == CU_MEMORYTYPE_HOST;
+  for (size_t at = 0; at < count;) {
+    const Part part = part_at(box, position + at, count - at);
+    CUDA_MEMCPY3D piece = narrowed(box, part);
+    if (from_host) {
+      host_source(piece, part, data + at);
+    } else {
+      host_target(piece, part, data + at);
+    }
+    if (CUresult result = driver_.cuMemcpy3DAsync_v2(&piece, stream); result != CUDA_SUCCESS) return result;
+    at += part.bytes();
+  }
+  return CUDA_SUCCESS;
+}
+
+CUresult Copies::box_to_device(const CUDA_MEMCPY3D& copy, size_t total, std::span<const std::byte> payload, uint64_t transfer,
+                               CUstream stream, const std::function<bool()>& holds_up) {
+  const size_t part_bytes = transfer ? part_of(total) : Staging::kLargeBytes;
   Inbox::Reader blocks(inbox_, transfer);
-  const bool bulk = total > limits::kInlineBytes;
+  Patience patience(holds_up);
   CUresult result = CUDA_SUCCESS;
   for (size_t position = 0; position < total;) {
-    const size_t count = std::min(total - position, Staging::kLargeBytes);
+    size_t count = std::min(total - position, part_bytes);
     StagingSlot slot;
     if (!take_slot(count, slot)) return CUDA_ERROR_OPERATING_SYSTEM;
-    if (from_host && transfer == 0) {
+    if (transfer == 0) {
       std::memcpy(slot.data, payload.data() + position, count);
-    } else if (from_host && !blocks.read(slot.data, count)) {
+    } else if (result != CUDA_SUCCESS) {
+      // After a failure the rest of the transfer is still coming and must leave the ring.
+      count = blocks.read(slot.data, count);
+    } else if (const size_t ready = blocks.read(slot.data, count, patience.give_up()); ready > 0) {
+      count = ready;
+      patience.they_came();
+    } else if (blocks.at_block() == position && park(count, transfer, position, stream, result, [&](std::byte* data) {
+                 return copy_part(copy, position, count, data, stream);
+               })) {
+      staging_.give(slot);
+      blocks.skip(count);
+      position += count;
+      continue;
+    } else {
+      count = blocks.read(slot.data, count);
+    }
+    if (count == 0) {  // nobody will read it
       staging_.give(slot);
       return CUDA_ERROR_OPERATING_SYSTEM;
     }
-    for (size_t at = 0; at < count && result == CUDA_SUCCESS;) {
-      const Part part = part_at(copy, position + at, count - at);
-      CUDA_MEMCPY3D piece = narrowed(copy, part);
-      if (from_host) {
-        host_source(piece, part, slot.data + at);
-      } else {
-        host_target(piece, part, slot.data + at);
-      }
-      result = driver_.cuMemcpy3DAsync_v2(&piece, stream);
-      at += part.bytes();
-    }
-    if (result != CUDA_SUCCESS) {
-      driver_.cuStreamSynchronize(stream);  // parts before the failed one still use the slot
-      staging_.give(slot);
-      if (to_host) return result;  // else the rest of the transfer must still leave the ring
-    } else if (from_host) {
+    if (result == CUDA_SUCCESS) result = copy_part(copy, position, count, slot.data, stream);
+    if (result == CUDA_SUCCESS) {
       result = fence_reading(stream, {{}, {}, slot, {}});
     } else {
-      result = send_piece(ticket, position, count, bulk, slot, stream);
-      if (result != CUDA_SUCCESS) return result;
+      driver_.cuStreamSynchronize(stream);  // parts before the failed one still use the slot
+      staging_.give(slot);
     }
     position += count;
   }
   return result;
+}
+
+CUresult Copies::box_from_device(const CUDA_MEMCPY3D& copy, size_t total, uint64_t ticket, CUstream stream) {
+  const bool bulk = total > limits::kInlineBytes;
+  for (size_t position = 0; position < total;) {
+    const size_t count = std::min(total - position, Staging::kLargeBytes);
+    StagingSlot slot;
+    if (!take_slot(count, slot)) return CUDA_ERROR_OPERATING_SYSTEM;
+    if (CUresult result = copy_part(copy, position, count, slot.data, stream); result != CUDA_SUCCESS) {
+      driver_.cuStreamSynchronize(stream);  // parts before the failed one still use the slot
+      staging_.give(slot);
+      return result;
+    }
+    if (CUresult result = send_piece(ticket, position, count, bulk, slot, stream); result != CUDA_SUCCESS) return result;
+    position += count;
+  }
+  return CUDA_SUCCESS;
 }
 
 // --- Contexts that end

@@ -43,9 +43,9 @@ class Copies {
   CUresult to_device(CUdeviceptr dst, size_t bytes, std::span<const std::byte> payload, uint64_t transfer,
                      CUstream stream, const std::function<bool()>& holds_up);
   CUresult from_device(CUdeviceptr src, size_t bytes, uint64_t ticket, CUstream stream);
-  // `copy` as the client gave it; a host side is dense and has no address. At most one side is the host's.
+  // `copy` as the client gave it; a host side is dense and has no address. At most one side is the host's. Its bytes as above.
   CUresult box(const CUDA_MEMCPY3D& copy, std::span<const std::byte> payload, uint64_t transfer, uint64_t ticket,
-               CUstream stream);
+               CUstream stream, const std::function<bool()>& holds_up);
 
   // `bytes` of a repeated value, in stream order, into the client's memory.
   CUresult fill(uint32_t value, uint32_t element_bytes, size_t bytes, uint64_t ticket, CUstream stream);
@@ -67,9 +67,15 @@ class Copies {
   };
 
   bool over(const Reading& reading) const;
-  // The next bytes of a transfer, at `offset` in it: how many of them the stream waits for now; 0 if it cannot.
-  size_t park(CUdeviceptr dst, size_t bytes, uint64_t transfer, uint64_t offset, CUstream stream, CUresult& result);
+  // `bytes` of a transfer from `offset` on, whole blocks: `copy` enqueues their copy from where they will lie, and the stream waits for
+  // them in front of it. False if it cannot; else `result` is the copy's.
+  bool park(size_t bytes, uint64_t transfer, uint64_t offset, CUstream stream, CUresult& result,
+            const std::function<CUresult(std::byte* data)>& copy);
   CUresult fence_reading(CUstream stream, Reading reading);
+  CUresult box_to_device(const CUDA_MEMCPY3D& copy, size_t total, std::span<const std::byte> payload, uint64_t transfer,
+                         CUstream stream, const std::function<bool()>& holds_up);
+  CUresult box_from_device(const CUDA_MEMCPY3D& copy, size_t total, uint64_t ticket, CUstream stream);
+  CUresult copy_part(const CUDA_MEMCPY3D& box, size_t position, size_t count, std::byte* data, CUstream stream);
   bool take_slot(size_t bytes, StagingSlot& slot);
   CUresult send_piece(uint64_t ticket, uint64_t offset, size_t bytes, bool bulk, const StagingSlot& slot,
                       CUstream stream);

@@ -163,11 +163,12 @@ void Inbox::stop() {
   parked_.clear();
 }
 
-bool Inbox::Reader::read(void* to, size_t bytes) {
-  auto* out = static_cast<std::byte*>(to);
+size_t Inbox::Reader::read(void* to, size_t bytes, const std::function<bool()>& give_up) {
+  auto* const begin = static_cast<std::byte*>(to);
+  auto* out = begin;
   while (bytes > 0) {
     if (!held_) {
-      if (!inbox_.wait(transfer_, offset_, landed_)) return false;
+      if (!inbox_.wait(transfer_, offset_, landed_, give_up)) break;
       held_ = true;
       used_ = 0;
       offset_ += landed_.block.bytes;
@@ -182,7 +183,7 @@ bool Inbox::Reader::read(void* to, size_t bytes) {
       held_ = false;
     }
   }
-  return true;
+  return size_t(out - begin);
 }
 
 }  // namespace bf::server

@@ -133,14 +133,15 @@ CUresult handle_cuMemcpyDtoDAsync_v2(Call& call, CUdeviceptr dstDevice, CUdevice
 CUresult handle_cuMemcpy3D_v2(Call& call, const CUDA_MEMCPY3D* pCopy, uint64_t transfer, uint64_t ticket) {
   if (!pCopy) return refuse_copy(call, transfer);
   const CUstream stream = default_stream(call);
-  const CUresult result = session_of(call).copies.box(*pCopy, call.payload, transfer, ticket, stream);
+  const CUresult result = session_of(call).copies.box(*pCopy, call.payload, transfer, ticket, stream, {});
   return result == CUDA_SUCCESS ? call.driver.cuStreamSynchronize(stream) : result;
 }
 
 CUresult handle_cuMemcpy3DAsync_v2(Call& call, const CUDA_MEMCPY3D* pCopy, CUstream hStream, uint64_t transfer,
                                    uint64_t ticket) {
   if (!pCopy) return refuse_copy(call, transfer);
-  return session_of(call).copies.box(*pCopy, call.payload, transfer, ticket, hStream);
+  Session& session = session_of(call);
+  return session.copies.box(*pCopy, call.payload, transfer, ticket, hStream, [&] { return session.holds_up(call, hStream); });
 }
 
 }  // namespace bf::server

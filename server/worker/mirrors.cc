@@ -478,7 +478,7 @@ CUresult handle_bfMirrorWrite(Call& call, uint64_t bytes, uint64_t transfer) {
     status = session.mirrors.apply(call.payload.size(), read_from(call.payload), true);
   } else {
     Inbox::Reader blocks(session.inbox, transfer);
-    status = session.mirrors.apply(bytes, [&](void* to, size_t count) { return blocks.read(to, count); }, true);
+    status = session.mirrors.apply(bytes, [&](void* to, size_t count) { return blocks.read(to, count) == count; }, true);
   }
   if (status.code() == StatusCode::kInvalid) session.violation(call, "malformed changes of mirrored memory");
   return status.ok() ? CUDA_SUCCESS : CUDA_ERROR_OPERATING_SYSTEM;

@@ -22,21 +22,24 @@ static double ms_since(std::chrono::steady_clock::time_point start) {
 int main(int count, char** arguments) {
   const bool times = count > 1 && std::string(arguments[1]) == "--times";
   const size_t bytes = 12 << 20, words = bytes / sizeof(unsigned), odd = 1'200'000;  // cut finer than a large one
+  const size_t width = 1000, rows = 3000, all_bytes = bytes + odd + width * rows;
   cudaStream_t uploads, work;
   CHECK(cudaStreamCreateWithFlags(&uploads, cudaStreamNonBlocking));
   CHECK(cudaStreamCreateWithFlags(&work, cudaStreamNonBlocking));
-  unsigned char *host, *large, *small, *mine;
+  unsigned char *host, *large, *small, *box, *mine;
+  size_t pitch;
   unsigned *sum, *answer;
-  CHECK(cudaMallocHost(&host, bytes + odd));
+  CHECK(cudaMallocHost(&host, all_bytes));
   CHECK(cudaMallocHost(&answer, sizeof *answer));
   CHECK(cudaMalloc(&large, bytes));
   CHECK(cudaMalloc(&small, odd));
+  CHECK(cudaMallocPitch(&box, &pitch, width, rows));
   CHECK(cudaMalloc(&mine, 4096));
   CHECK(cudaMalloc(&sum, 8));
   CHECK(cudaMemset(mine, 1, 4096));
   CHECK(cudaMemset(sum, 0, 8));
-  const auto data = pattern(bytes + odd, 1);
-  std::memcpy(host, data.data(), bytes + odd);
+  const auto data = pattern(all_bytes, 1);
+  std::memcpy(host, data.data(), all_bytes);
   add<<<1, 256>>>(sum, reinterpret_cast<unsigned*>(mine), 0);  // loads it
   CHECK(cudaDeviceSynchronize());
 
@@ -44,6 +47,7 @@ int main(int count, char** arguments) {
   auto start = std::chrono::steady_clock::now();
   CHECK(cudaMemcpyAsync(large, host, bytes, cudaMemcpyHostToDevice, uploads));
   CHECK(cudaMemcpyAsync(small, host + bytes, odd, cudaMemcpyHostToDevice, uploads));
+  CHECK(cudaMemcpy2DAsync(box, pitch, host + bytes + odd, width, width, rows, cudaMemcpyHostToDevice, uploads));
   add<<<1, 256, 0, uploads>>>(sum, reinterpret_cast<unsigned*>(large), words);
   add<<<1, 256, 0, work>>>(sum + 1, reinterpret_cast<unsigned*>(mine), 1024);
   CHECK(cudaMemcpyAsync(answer, sum + 1, 4, cudaMemcpyDeviceToHost, work));
@@ -51,9 +55,10 @@ int main(int count, char** arguments) {
   const double answered = ms_since(start);
   CHECK(cudaStreamSynchronize(uploads));
   const double uploaded = ms_since(start);
-  std::vector<unsigned char> back(bytes + odd);
+  std::vector<unsigned char> back(all_bytes);
   CHECK(cudaMemcpy(back.data(), large, bytes, cudaMemcpyDeviceToHost));
   CHECK(cudaMemcpy(back.data() + bytes, small, odd, cudaMemcpyDeviceToHost));
+  CHECK(cudaMemcpy2D(back.data() + bytes + odd, width, box, pitch, width, rows, cudaMemcpyDeviceToHost));
   unsigned all = 0, expected = 0;
   CHECK(cudaMemcpy(&all, sum, 4, cudaMemcpyDeviceToHost));
   for (size_t i = 0; i < words; i += 64) expected += reinterpret_cast<const unsigned*>(data.data())[i];
