@@ -121,7 +121,7 @@ bool CallStream::send_pending() {
 }
 
 void CallStream::linger() {
-  if (!may_spin()) {
+  if (!transport::processors_to_spare()) {
     nanosleep(&kFlusherNap, nullptr);
     return;
   }

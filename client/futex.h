@@ -23,16 +23,10 @@ inline void futex_wake(const std::atomic<uint32_t>& word, int waiters) {
   syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, waiters, nullptr, nullptr, 0);
 }
 
-// True on machines where spinning does not take the processor from the thread that is waited for.
-inline bool may_spin() {
-  static const bool yes = sysconf(_SC_NPROCESSORS_ONLN) > 4;
-  return yes;
-}
-
 // futex_wait(), but looks for a while before it sleeps: waking a processor takes longer than most waits here.
 inline void futex_wait_eagerly(const std::atomic<uint32_t>& word, uint32_t expected) {
   constexpr std::chrono::microseconds kSpin{2000};
-  for (transport::LookOut look(may_spin() ? kSpin : std::chrono::microseconds(0)); !look.over();)
+  for (transport::LookOut look(transport::processors_to_spare() ? kSpin : std::chrono::microseconds(0)); !look.over();)
     for (int i = 0; i < 32; ++i, transport::relax_cpu())
       if (word.load(std::memory_order_acquire) != expected) return;
   futex_wait(word, expected);
@@ -50,7 +44,7 @@ class SpinLock {
 
  private:
   void lock_contended() noexcept {
-    for (int spin = may_spin() ? 200 : 0; spin > 0; --spin) {
+    for (int spin = transport::processors_to_spare() ? 200 : 0; spin > 0; --spin) {
       uint32_t free = 0;
       if (state_.load(std::memory_order_relaxed) == 0 &&
           state_.compare_exchange_strong(free, 1, std::memory_order_acquire)) {

@@ -33,7 +33,7 @@ constexpr int kGoodbyeMs = 1000;
 constexpr int kTraceMs = 1000;  // for the worker to begin to record
 // Who waits for a reply keeps its processor for so long: as the driver does for a whole synchronise, and because waking
 // a processor of a virtual machine costs 100-400 us. With processors to spare that goes for a step of inference, too.
-const auto kSpin = std::chrono::milliseconds(!may_spin() ? 0 : std::thread::hardware_concurrency() > 8 ? 20 : 2);
+const auto kSpin = std::chrono::milliseconds(!transport::processors_to_spare() ? 0 : std::thread::hardware_concurrency() > 8 ? 20 : 2);
 const auto kIdleSpin = std::min(kSpin, std::chrono::milliseconds(2));  // the receiver, where the program neither asks nor sends
 
 std::mutex g_start;                    // one attach at a time
