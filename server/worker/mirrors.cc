@@ -1,13 +1,14 @@
 #include "server/worker/mirrors.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <set>
-
-#include <pthread.h>
+#include <utility>
+#include <vector>
 
 #include "api/driver_api.h"
 #include "proto/shared_memory.h"
@@ -44,7 +45,10 @@ class Use {
 Mirrors::~Mirrors() {
   stop();
   join();
-  for (auto& [address, range] : ranges_) release(address, range);
+  while (!ranges_.empty()) {
+    const uint64_t address = ranges_.begin()->first;
+    release(address, take(ranges_.begin()));
+  }
 }
 
 // --- Making and ending
@@ -86,65 +90,102 @@ void Mirrors::unmap_pages(uint64_t begin, uint64_t end) {
   if (begin < end) munmap(reinterpret_cast<void*>(begin), end - begin);
 }
 
-CUresult Mirrors::check(uint64_t address, uint64_t bytes) const {
+bool Mirrors::taken(uint64_t address, uint64_t bytes) const {
+  const auto overlaps = [&](const auto& map, const auto& bytes_of) {
+    const auto next = map.lower_bound(address);
+    return (next != map.end() && next->first - address < bytes) ||
+           (next != map.begin() && std::prev(next)->first + bytes_of(std::prev(next)->second) > address);
+  };
+  return overlaps(ranges_, [](const Range& range) { return range.bytes; }) || overlaps(busy_, [](uint64_t size) { return size; });
+}
+
+CUresult Mirrors::claim(uint64_t address, uint64_t bytes) {
   if (address < kLowest || address >= kHighest || bytes == 0 || bytes > kHighest - address) return CUDA_ERROR_INVALID_VALUE;
-  if (ranges_.size() >= kMirrors || bytes > limit_bytes_ || bytes_ > limit_bytes_ - bytes) return CUDA_ERROR_OUT_OF_MEMORY;
-  const auto next = ranges_.lower_bound(address);
-  if (next != ranges_.end() && next->first - address < bytes) return CUDA_ERROR_ALREADY_MAPPED;
-  if (next != ranges_.begin() && std::prev(next)->first + std::prev(next)->second.bytes > address)
-    return CUDA_ERROR_ALREADY_MAPPED;
+  if (ranges_.size() + busy_.size() >= kMirrors || bytes > limit_bytes_ || bytes_ > limit_bytes_ - bytes) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (taken(address, bytes)) return CUDA_ERROR_ALREADY_MAPPED;
+  busy_.emplace(address, bytes);
+  bytes_ += bytes;
   return CUDA_SUCCESS;
 }
 
-CUresult Mirrors::add(uint64_t address, Range range) {
-  if (range.registered) {
-    RelaxedCapture relaxed(driver_);
-    const CUresult result = driver_.cuMemHostRegister_v2(reinterpret_cast<void*>(address), range.bytes,
-                                                         CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP);
-    if (result != CUDA_SUCCESS) return result;
-  }
+void Mirrors::insert(uint64_t address, Range range) {
   if (!buffer_) buffer_ = std::make_unique<PatchBuffer>(kFrameBytes);
   driver_.cuCtxGetCurrent(&range.context);
-  bytes_ += range.bytes;
   if (range.mirror) live_.fetch_add(1, std::memory_order_release);
   ranges_.emplace(address, std::move(range));
+}
+
+CUresult Mirrors::add(uint64_t address, Range range, CUresult result) {
+  if (result == CUDA_SUCCESS && range.registered) {
+    RelaxedCapture relaxed(driver_);
+    result = driver_.cuMemHostRegister_v2(reinterpret_cast<void*>(address), range.bytes,
+                                          CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP);
+  }
+  std::lock_guard guard(mutex_);
+  if (result != CUDA_SUCCESS) {
+    forget(address, range);
+    return result;
+  }
+  busy_.erase(address);
+  insert(address, std::move(range));
   return CUDA_SUCCESS;
+}
+
+// With mutex_: a busy range of which the driver knows no more.
+void Mirrors::forget(uint64_t address, const Range& range) {
+  if (range.mapped) unmap_pages(page_down(address), page_up(address + range.bytes));
+  if (range.of_file) munmap(reinterpret_cast<void*>(address), range.bytes);
+  busy_.erase(address);
+  bytes_ -= range.bytes;
 }
 
 CUresult Mirrors::map_host(uint64_t address, uint64_t bytes) {
-  std::lock_guard guard(mutex_);
-  if (CUresult why = check(address, bytes); why != CUDA_SUCCESS) return why;
-  const uint64_t begin = page_down(address), end = page_up(address + bytes);
-  if (!map_pages(begin, end)) return errno == EEXIST ? CUDA_ERROR_ALREADY_MAPPED : CUDA_ERROR_OUT_OF_MEMORY;
-  // A page that was there may hold what an earlier range left behind.
-  for (uint64_t page : {begin, end - kMirrorPage}) {
-    if (edges_[page] == 1) continue;
-    const uint64_t from = std::max(page, address), to = std::min(page + kMirrorPage, address + bytes);
-    std::memset(reinterpret_cast<void*>(from), 0, to - from);
-  }
   Range range;
   range.bytes = bytes;
+  {
+    std::lock_guard guard(mutex_);
+    if (CUresult why = claim(address, bytes); why != CUDA_SUCCESS) return why;
+    const uint64_t begin = page_down(address), end = page_up(address + bytes);
+    if (!map_pages(begin, end)) {
+      const CUresult why = errno == EEXIST ? CUDA_ERROR_ALREADY_MAPPED : CUDA_ERROR_OUT_OF_MEMORY;
+      forget(address, range);
+      return why;
+    }
+    // A page that was there may hold what an earlier range left behind.
+    for (uint64_t page : {begin, end - kMirrorPage}) {
+      if (edges_[page] == 1) continue;
+      const uint64_t from = std::max(page, address), to = std::min(page + kMirrorPage, address + bytes);
+      std::memset(reinterpret_cast<void*>(from), 0, to - from);
+    }
+  }
   range.registered = range.mapped = true;
   range.mirror = Mirror::make(reinterpret_cast<std::byte*>(address), address, bytes);
-  const CUresult result = range.mirror ? add(address, std::move(range)) : CUDA_ERROR_OUT_OF_MEMORY;
-  if (result != CUDA_SUCCESS) unmap_pages(begin, end);
-  return result;
+  const CUresult result = range.mirror ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+  return add(address, std::move(range), result);
 }
 
 CUresult Mirrors::map_managed(uint64_t address, uint64_t bytes, size_t device) {
-  std::lock_guard guard(mutex_);
-  if (CUresult why = check(address, bytes); why != CUDA_SUCCESS) return why;
   if (address % Charges::kBlockBytes || bytes % Charges::kBlockBytes) return CUDA_ERROR_INVALID_VALUE;
   if (!charges_.may_fit(device, bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
-  RelaxedCapture relaxed(driver_);
+  {
+    std::lock_guard guard(mutex_);
+    if (CUresult why = claim(address, bytes); why != CUDA_SUCCESS) return why;
+  }
   Range range;
   range.bytes = bytes;
-  if (!range.image.map(bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
-  range.mirror = Mirror::make(range.image.data(), address, bytes);
+  const CUresult result = make_managed(address, device, range);
+  return add(address, std::move(range), result);
+}
+
+// All of it, or none.
+CUresult Mirrors::make_managed(uint64_t address, size_t device, Range& range) {
+  RelaxedCapture relaxed(driver_);
+  if (!range.image.map(range.bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
+  range.mirror = Mirror::make(range.image.data(), address, range.bytes);
   if (!range.mirror) return CUDA_ERROR_OUT_OF_MEMORY;
 
   CUdeviceptr reserved = 0;
-  const uint64_t reserved_bytes = std::max(bytes, kManagedStep);
+  const uint64_t reserved_bytes = std::max(range.bytes, kManagedStep);
   CUresult result = driver_.cuMemAddressReserve(&reserved, reserved_bytes, 0, address, 0);
   if (result != CUDA_SUCCESS) return result;
   const CUmemLocation here{CU_MEM_LOCATION_TYPE_DEVICE, int(device)};
@@ -153,23 +194,23 @@ CUresult Mirrors::map_managed(uint64_t address, uint64_t bytes, size_t device) {
   properties.location = here;
   bool charged = false, mapped = false;
   if (reserved != address) result = CUDA_ERROR_ALREADY_MAPPED;
-  if (result == CUDA_SUCCESS) result = driver_.cuMemCreate(&range.physical, bytes, &properties, 0);
+  if (result == CUDA_SUCCESS) result = driver_.cuMemCreate(&range.physical, range.bytes, &properties, 0);
   if (result == CUDA_SUCCESS) {
-    charged = charges_.add_physical(range.physical, device, bytes);
+    charged = charges_.add_physical(range.physical, device, range.bytes);
     if (!charged) result = CUDA_ERROR_OUT_OF_MEMORY;
   }
   if (result == CUDA_SUCCESS) {
-    result = driver_.cuMemMap(address, bytes, 0, range.physical, 0);
+    result = driver_.cuMemMap(address, range.bytes, 0, range.physical, 0);
     mapped = result == CUDA_SUCCESS;
   }
   const CUmemAccessDesc access{here, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
-  if (result == CUDA_SUCCESS) result = driver_.cuMemSetAccess(address, bytes, &access, 1);
-  if (result == CUDA_SUCCESS) result = clear(address, bytes);
+  if (result == CUDA_SUCCESS) result = driver_.cuMemSetAccess(address, range.bytes, &access, 1);
+  if (result == CUDA_SUCCESS) result = clear(address, range.bytes);
   if (result == CUDA_SUCCESS) {
     range.image.pin(driver_);  // refused: its copies are slower
-    return add(address, std::move(range));
+    return CUDA_SUCCESS;
   }
-  if (mapped) driver_.cuMemUnmap(address, bytes);
+  if (mapped) driver_.cuMemUnmap(address, range.bytes);
   if (charged) charges_.drop_physical(range.physical);
   if (range.physical) driver_.cuMemRelease(range.physical);
   driver_.cuMemAddressFree(reserved, reserved_bytes);
@@ -180,39 +221,52 @@ CUresult Mirrors::map_managed(uint64_t address, uint64_t bytes, size_t device) {
 CUresult Mirrors::clear(uint64_t address, uint64_t bytes) {
   CUcontext context = nullptr;
   driver_.cuCtxGetCurrent(&context);
-  const CUresult result = driver_.cuMemsetD8Async(address, 0, bytes, stream(context));
-  return result == CUDA_SUCCESS ? driver_.cuStreamSynchronize(stream(context)) : result;
+  CUstream own;
+  {
+    std::lock_guard guard(mutex_);
+    own = stream(context);
+  }
+  const CUresult result = driver_.cuMemsetD8Async(address, 0, bytes, own);
+  return result == CUDA_SUCCESS ? driver_.cuStreamSynchronize(own) : result;
 }
 
 CUresult Mirrors::share(uint64_t address, uint64_t bytes) {
-  std::lock_guard guard(mutex_);
-  if (ranges_.size() >= kMirrors) return CUDA_ERROR_OUT_OF_MEMORY;
   Range range;
   range.bytes = bytes;
   range.registered = true;
-  return add(address, std::move(range));
+  {
+    std::lock_guard guard(mutex_);
+    if (ranges_.size() + busy_.size() >= kMirrors) return CUDA_ERROR_OUT_OF_MEMORY;
+    if (ranges_.count(address) || !busy_.emplace(address, bytes).second) return CUDA_ERROR_ALREADY_MAPPED;
+    bytes_ += bytes;
+  }
+  return add(address, std::move(range), CUDA_SUCCESS);
 }
 
 // Not ours to believe in: other bytes may stand there at any moment. Only the GPU reads and writes them, as the client's
 // copies and kernels say.
 CUresult Mirrors::map_file(int file, uint64_t address, uint64_t bytes) {
-  std::lock_guard guard(mutex_);
   const uint64_t offset = address - kSharedBegin;
   if (file < 0 || offset >= kSharedBytes || bytes > kSharedBytes - offset || (address | bytes) % kMirrorPage)
     return CUDA_ERROR_INVALID_VALUE;
-  if (CUresult why = check(address, bytes); why != CUDA_SUCCESS) return why;
+  Range range;
+  range.bytes = bytes;
+  {
+    std::lock_guard guard(mutex_);
+    if (CUresult why = claim(address, bytes); why != CUDA_SUCCESS) return why;
+  }
   void* const wanted = reinterpret_cast<void*>(address);
   void* const got = mmap(wanted, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE, file, off_t(offset));
-  if (got == MAP_FAILED) return errno == EEXIST ? CUDA_ERROR_ALREADY_MAPPED : CUDA_ERROR_OUT_OF_MEMORY;
-  CUresult result = CUDA_ERROR_ALREADY_MAPPED;  // a kernel that does not know the flag
-  if (got == wanted) {
-    Range range;
-    range.bytes = bytes;
+  CUresult result = CUDA_SUCCESS;
+  if (got == MAP_FAILED) {
+    result = errno == EEXIST ? CUDA_ERROR_ALREADY_MAPPED : CUDA_ERROR_OUT_OF_MEMORY;
+  } else if (got != wanted) {  // a kernel that does not know the flag
+    munmap(got, bytes);
+    result = CUDA_ERROR_ALREADY_MAPPED;
+  } else {
     range.registered = range.of_file = true;
-    result = add(address, std::move(range));
   }
-  if (result != CUDA_SUCCESS) munmap(got, bytes);
-  return result;
+  return add(address, std::move(range), result);
 }
 
 CUresult Mirrors::adopt(uint64_t address, uint64_t bytes) {
@@ -226,53 +280,66 @@ CUresult Mirrors::adopt(uint64_t address, uint64_t bytes) {
   driver_.cuPointerGetAttribute(&size, CU_POINTER_ATTRIBUTE_RANGE_SIZE, address);
   if (!managed || begin > address || address - begin > size || bytes == 0 || bytes > size - (address - begin))
     return CUDA_ERROR_INVALID_VALUE;
-  if (ranges_.count(address)) return CUDA_ERROR_ALREADY_MAPPED;
+  if (ranges_.count(address) || busy_.count(address)) return CUDA_ERROR_ALREADY_MAPPED;
   Range range;
   range.bytes = bytes;
   range.mirror = Mirror::make(reinterpret_cast<std::byte*>(address), address, bytes);
-  if (!range.mirror || ranges_.size() >= kMirrors) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (!range.mirror || ranges_.size() + busy_.size() >= kMirrors) return CUDA_ERROR_OUT_OF_MEMORY;
   clean_ = 0;  // the client does not know what is in it
-  return add(address, std::move(range));
+  bytes_ += bytes;
+  insert(address, std::move(range));
+  return CUDA_SUCCESS;
 }
 
-void Mirrors::release(uint64_t address, Range& range) {
-  bytes_ -= range.bytes;
-  if (range.mirror) live_.fetch_sub(1, std::memory_order_release);
+Mirrors::Range Mirrors::take(std::map<uint64_t, Range>::iterator found) {
+  if (found->second.mirror) live_.fetch_sub(1, std::memory_order_release);
+  busy_.emplace(found->first, found->second.bytes);
+  Range range = std::move(found->second);
+  ranges_.erase(found);
+  return range;
+}
+
+void Mirrors::release(uint64_t address, Range range) {
   RelaxedCapture relaxed(driver_);
   if (range.registered) driver_.cuMemHostUnregister(reinterpret_cast<void*>(address));
-  if (range.mapped) unmap_pages(page_down(address), page_up(address + range.bytes));
-  if (range.of_file) munmap(reinterpret_cast<void*>(address), range.bytes);
-  if (!range.managed()) return;
-  range.image.unpin(driver_);
-  driver_.cuMemUnmap(address, range.bytes);
-  driver_.cuMemRelease(range.physical);
-  charges_.drop_physical(range.physical);
-  driver_.cuMemAddressFree(address, std::max(range.bytes, kManagedStep));
+  if (range.managed()) {
+    range.image.unpin(driver_);
+    driver_.cuMemUnmap(address, range.bytes);
+    driver_.cuMemRelease(range.physical);
+    charges_.drop_physical(range.physical);
+    driver_.cuMemAddressFree(address, std::max(range.bytes, kManagedStep));
+  }
+  std::lock_guard guard(mutex_);
+  forget(address, range);
 }
 
 CUresult Mirrors::unmap(uint64_t address) {
-  std::lock_guard guard(mutex_);
+  std::unique_lock lock(mutex_);
   const auto found = ranges_.find(address);
   if (found == ranges_.end()) return CUDA_ERROR_NOT_FOUND;
-  release(address, found->second);
-  ranges_.erase(found);
+  Range range = take(found);
+  lock.unlock();
+  release(address, std::move(range));
   return CUDA_SUCCESS;
 }
 
 void Mirrors::drop_context(CUcontext context) {
-  std::lock_guard guard(mutex_);
+  std::unique_lock lock(mutex_);
+  std::vector<std::pair<uint64_t, Range>> ended;
   for (auto range = ranges_.begin(); range != ranges_.end();) {
-    if (range->second.context != context) {
-      ++range;
-      continue;
-    }
-    release(range->first, range->second);
-    range = ranges_.erase(range);
+    const auto found = range++;
+    if (found->second.context != context) continue;
+    const uint64_t address = found->first;
+    ended.emplace_back(address, take(found));
   }
+  CUstream own = nullptr;
   if (const auto found = streams_.find(context); found != streams_.end()) {
-    driver_.cuStreamDestroy_v2(found->second);
+    own = found->second;
     streams_.erase(found);
   }
+  lock.unlock();
+  for (auto& [address, range] : ended) release(address, std::move(range));
+  if (own) driver_.cuStreamDestroy_v2(own);
 }
 
 // --- Changes

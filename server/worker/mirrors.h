@@ -89,11 +89,19 @@ class Mirrors {
     std::unique_ptr<Mirror> mirror;  // none for shared memory
     bool managed() const { return physical != 0; }
   };
-  CUresult check(uint64_t address, uint64_t bytes) const;
-  // What the client knows of a new range is what is in it.
-  CUresult add(uint64_t address, Range range);
+  bool taken(uint64_t address, uint64_t bytes) const;
+  // With mutex_. Makes it busy, if there may be a range.
+  CUresult claim(uint64_t address, uint64_t bytes);
+  // What the client knows of a new range is what is in it. With mutex_: of one that is not busy.
+  void insert(uint64_t address, Range range);
+  // Without mutex_: the driver's part of a busy range that has come so far with `result`, which ends as one of ours or not at all.
+  CUresult add(uint64_t address, Range range, CUresult result);
+  CUresult make_managed(uint64_t address, size_t device, Range& range);
   CUresult clear(uint64_t address, uint64_t bytes);
-  void release(uint64_t address, Range& range);
+  // With mutex_: takes it away and makes it busy; and, without, ends it.
+  Range take(std::map<uint64_t, Range>::iterator found);
+  void release(uint64_t address, Range range);
+  void forget(uint64_t address, const Range& range);
   bool map_pages(uint64_t begin, uint64_t end);
   void unmap_pages(uint64_t begin, uint64_t end);
   CUstream stream(CUcontext context);
@@ -110,9 +118,12 @@ class Mirrors {
   std::atomic<uint64_t> work_{1};
   std::mutex mutex_;  // of everything down to buffer_
   std::map<uint64_t, Range> ranges_;    // by address
+  // Addresses and sizes of ranges that the driver is making or ending. It does so without mutex_, for it may wait until the GPU has
+  // come further (copies.h), and the GPU for a host function, which waits until it has all changes.
+  std::map<uint64_t, uint64_t> busy_;
   std::map<uint64_t, uint32_t> edges_;  // pages at the ends of mapped ranges, which two may share: users
   std::map<CUcontext, CUstream> streams_;
-  uint64_t bytes_ = 0;
+  uint64_t bytes_ = 0;  // of all of these
   uint64_t clean_ = 1;  // the work count up to which the client knows everything
   std::unique_ptr<PatchBuffer> buffer_;
 
