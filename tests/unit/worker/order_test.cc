@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <random>
@@ -74,10 +75,13 @@ class Recorder : public Order::Runner {
   std::map<uint32_t, std::thread::id> twins_;
 };
 
-void wait_for(const std::atomic<uint64_t>& counter, uint64_t value) {
+void wait_until(const std::function<bool()>& so) {
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-  while (counter.load() < value && std::chrono::steady_clock::now() < deadline)
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  while (!so() && std::chrono::steady_clock::now() < deadline) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+}
+
+void wait_for(const std::atomic<uint64_t>& counter, uint64_t value) {
+  wait_until([&] { return counter.load() >= value; });
 }
 
 struct Shape {
@@ -107,6 +111,7 @@ TEST_P(OrderShapes, FramesStartInOrderAndPostsRunAlone) {
     }
     order.publish();
     wait_for(recorder.finished_, kCount);
+    wait_until([&] { return order.issued() >= kCount; });  // a post is issued once its handler has returned
     EXPECT_EQ(order.issued(), kCount);
   }
   EXPECT_EQ(recorder.finished_.load(), kCount);
