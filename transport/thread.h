@@ -55,7 +55,7 @@ inline void relax_cpu() noexcept {
 #endif
 }
 
-// Exists while a thread of this process moves bulk data.
+// Exists while a thread of this process moves bulk data through a socket.
 class Moving {
  public:
   Moving() { threads_.fetch_add(1, std::memory_order_relaxed); }

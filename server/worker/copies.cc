@@ -470,7 +470,7 @@ CUresult Copies::box_to_device(const CUDA_MEMCPY3D& copy, size_t total, std::spa
     } else if (const size_t ready = blocks.read(slot.data, count, patience.give_up()); ready > 0) {
       count = ready;
       patience.they_came();
-    } else if (blocks.at_block() == position && park(count, transfer, position, stream, result, [&](std::byte* data) {
+    } else if (blocks.at_block() && park(count, transfer, position, stream, result, [&](std::byte* data) {
                  return copy_part(copy, position, count, data, stream);
                })) {
       staging_.give(slot);

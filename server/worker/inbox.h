@@ -13,7 +13,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <set>
 #include <utility>
 #include <vector>
@@ -70,10 +69,10 @@ class Inbox final : public transport::BulkSink {
     }
     // The next `bytes`; how many of them. Fewer when the session ends meanwhile, or `give_up` says so (as wait()).
     size_t read(void* to, size_t bytes, const std::function<bool()>& give_up = {});
-    // Others take the next `bytes`, whole blocks.
+    // Does a block begin here?
+    bool at_block() const { return !held_; }
+    // There: others take the next `bytes`, whole blocks.
     void skip(size_t bytes) { offset_ += bytes; }
-    // Where the next block begins, if all before it is read.
-    std::optional<uint64_t> at_block() const { return held_ ? std::nullopt : std::optional(offset_); }
 
    private:
     Inbox& inbox_;

@@ -90,6 +90,8 @@ void Mirrors::unmap_pages(uint64_t begin, uint64_t end) {
   if (begin < end) munmap(reinterpret_cast<void*>(begin), end - begin);
 }
 
+bool Mirrors::full() const { return ranges_.size() + busy_.size() >= kMirrors; }
+
 bool Mirrors::taken(uint64_t address, uint64_t bytes) const {
   const auto overlaps = [&](const auto& map, const auto& bytes_of) {
     const auto next = map.lower_bound(address);
@@ -101,7 +103,7 @@ bool Mirrors::taken(uint64_t address, uint64_t bytes) const {
 
 CUresult Mirrors::claim(uint64_t address, uint64_t bytes) {
   if (address < kLowest || address >= kHighest || bytes == 0 || bytes > kHighest - address) return CUDA_ERROR_INVALID_VALUE;
-  if (ranges_.size() + busy_.size() >= kMirrors || bytes > limit_bytes_ || bytes_ > limit_bytes_ - bytes) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (full() || bytes > limit_bytes_ || bytes_ > limit_bytes_ - bytes) return CUDA_ERROR_OUT_OF_MEMORY;
   if (taken(address, bytes)) return CUDA_ERROR_ALREADY_MAPPED;
   busy_.emplace(address, bytes);
   bytes_ += bytes;
@@ -131,7 +133,6 @@ CUresult Mirrors::add(uint64_t address, Range range, CUresult result) {
   return CUDA_SUCCESS;
 }
 
-// With mutex_: a busy range of which the driver knows no more.
 void Mirrors::forget(uint64_t address, const Range& range) {
   if (range.mapped) unmap_pages(page_down(address), page_up(address + range.bytes));
   if (range.of_file) munmap(reinterpret_cast<void*>(address), range.bytes);
@@ -236,7 +237,7 @@ CUresult Mirrors::share(uint64_t address, uint64_t bytes) {
   range.registered = true;
   {
     std::lock_guard guard(mutex_);
-    if (ranges_.size() + busy_.size() >= kMirrors) return CUDA_ERROR_OUT_OF_MEMORY;
+    if (full()) return CUDA_ERROR_OUT_OF_MEMORY;
     if (ranges_.count(address) || !busy_.emplace(address, bytes).second) return CUDA_ERROR_ALREADY_MAPPED;
     bytes_ += bytes;
   }
@@ -284,7 +285,7 @@ CUresult Mirrors::adopt(uint64_t address, uint64_t bytes) {
   Range range;
   range.bytes = bytes;
   range.mirror = Mirror::make(reinterpret_cast<std::byte*>(address), address, bytes);
-  if (!range.mirror || ranges_.size() + busy_.size() >= kMirrors) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (!range.mirror || full()) return CUDA_ERROR_OUT_OF_MEMORY;
   clean_ = 0;  // the client does not know what is in it
   bytes_ += bytes;
   insert(address, std::move(range));

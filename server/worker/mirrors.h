@@ -89,11 +89,13 @@ class Mirrors {
     std::unique_ptr<Mirror> mirror;  // none for shared memory
     bool managed() const { return physical != 0; }
   };
+  // With mutex_, these five: whether there is room for one more, whether something there is ours; makes a range busy, if it may be;
+  // adds one that is not busy, and what the client knows of it is what is in it; ends a busy one that the driver does not know.
+  bool full() const;
   bool taken(uint64_t address, uint64_t bytes) const;
-  // With mutex_. Makes it busy, if there may be a range.
   CUresult claim(uint64_t address, uint64_t bytes);
-  // What the client knows of a new range is what is in it. With mutex_: of one that is not busy.
   void insert(uint64_t address, Range range);
+  void forget(uint64_t address, const Range& range);
   // Without mutex_: the driver's part of a busy range that has come so far with `result`, which ends as one of ours or not at all.
   CUresult add(uint64_t address, Range range, CUresult result);
   CUresult make_managed(uint64_t address, size_t device, Range& range);
@@ -101,7 +103,6 @@ class Mirrors {
   // With mutex_: takes it away and makes it busy; and, without, ends it.
   Range take(std::map<uint64_t, Range>::iterator found);
   void release(uint64_t address, Range range);
-  void forget(uint64_t address, const Range& range);
   bool map_pages(uint64_t begin, uint64_t end);
   void unmap_pages(uint64_t begin, uint64_t end);
   CUstream stream(CUcontext context);

@@ -30,19 +30,17 @@ bool Staging::grow(bool large) {
 
 StagingSlot Staging::take(size_t bytes) {
   const bool large = bytes > kSmallBytes;
-  for (;;) {
-    {
-      std::lock_guard guard(mutex_);
-      if (!free_[large].empty()) {
-        StagingSlot slot{free_[large].back(), large};
-        free_[large].pop_back();
-        for (const PinnedRegion& slab : slabs_)
-          if (slot.data >= slab.data() && slot.data < slab.data() + slab.bytes()) slot.pinned = slab.pinned();
-        return slot;
-      }
-    }
+  std::unique_lock lock(mutex_);
+  while (free_[large].empty()) {
+    lock.unlock();
     if (!grow(large)) return {};
+    lock.lock();
   }
+  StagingSlot slot{free_[large].back(), large};
+  free_[large].pop_back();
+  for (const PinnedRegion& slab : slabs_)
+    if (slot.data >= slab.data() && slot.data < slab.data() + slab.bytes()) slot.pinned = slab.pinned();
+  return slot;
 }
 
 StagingSlot Staging::take_device() {

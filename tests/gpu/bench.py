@@ -11,9 +11,10 @@ transfers of the same size, from a buffer of that size into another, and waits u
 of one host (shm) it is the native figure.
 
 Every run is a process of its own, which measures --repeats times; native and remote alternate, so that drift of the machine
-meets all of them. What each run found goes to stderr when it ends, so nothing is lost if the rest is interrupted. (What `start` needs is in the image cache from its second run on.) With $OUT
-set, $OUT/bench.json holds every single figure. Without a GPU it says so and ends with status 0; --software-gpu times the
-native software GPU against itself through bfrun instead, which says what the path costs and nothing of speed."""
+meets all of them. What each run found goes to stderr when it ends, so nothing is lost if the rest is interrupted. (What `start`
+needs is in the image cache from its second run on.) With $OUT set, $OUT/bench.json holds every single figure. Without a GPU it
+says so and ends with status 0; --software-gpu times the native software GPU against itself through bfrun instead, which says what
+the path costs and nothing of speed."""
 
 import argparse
 import json
