@@ -127,7 +127,7 @@ Status Callbacks::run(transport::Stream& side, Landing& landing) {
   std::vector<std::byte> buffer(sizeof(FrameHeader) + limits::kControlBodyBytes + limits::kInlineBytes);
   size_t used = 0;
   for (;;) {
-    auto received = side.receive(std::span(buffer).subspan(used), std::chrono::microseconds(0));
+    auto received = side.receive(std::span(buffer).subspan(used));
     if (!received.ok()) return received.status();
     if (*received == 0) return Status(StatusCode::kUnavailable, "the server closed the side stream");
     used += *received;

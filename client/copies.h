@@ -18,6 +18,12 @@ CUresult copy_from_device(void* destination, CUdeviceptr source, size_t bytes, C
 // All forms with two addresses of unknown kind.
 CUresult copy_any(uint64_t destination, uint64_t source, size_t bytes, CUstream stream, Wait wait);
 
+// Waits for the stream, as a copy from or to pageable memory does by itself.
+CUresult synchronize(CUstream stream);
+// Has a copy of this thread done so, and nobody sent anything since? Then the program, which often waits for the stream behind such a
+// copy, asks for what is known already. True for the first who asks only: what other streams do to the context comes with answers.
+bool just_synchronized(CUstream stream);
+
 // Memory that the driver would read or write without a stop in between: pinned or registered, all of it.
 bool is_pinned(const void* data, size_t bytes);
 

@@ -4,6 +4,7 @@
 #include "client/copies.h"
 
 #include <cstring>
+#include <utility>
 
 #include "api/remote.h"
 #include "client/capture.h"
@@ -15,8 +16,6 @@ namespace bf::client {
 namespace {
 
 Session& session() { return *Session::get(); }
-
-CUresult synchronize(CUstream stream) { return session().take_async_error(remote_cuStreamSynchronize(stream)); }
 
 // Host memory that is still to be written in stream order must be so before it is read here: by copies that have not
 // landed, and by host functions.
@@ -161,6 +160,18 @@ CUresult check(CUstream stream, size_t bytes, bool* empty) {
 }
 
 }  // namespace
+
+CUresult synchronize(CUstream stream) {
+  const uint64_t before = session().appended();
+  CUresult result = session().take_async_error(remote_cuStreamSynchronize(stream));
+  if (result == CUDA_SUCCESS && session().appended() == before + 1) this_thread().idle = {stream, current_context(), before + 1};
+  return result;
+}
+
+bool just_synchronized(CUstream stream) {
+  const auto idle = std::exchange(this_thread().idle, {});
+  return idle.appended != 0 && idle.appended == session().appended() && idle.stream == stream && idle.context == current_context();
+}
 
 bool is_pinned(const void* data, size_t bytes) {
   auto range = state().ranges.find(value_of(data));

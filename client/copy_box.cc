@@ -65,8 +65,7 @@ CUresult copy_box(const CUDA_MEMCPY3D* given, CUstream stream, Wait wait) {
   if (CUresult result = make_box(*given, &box); result != CUDA_SUCCESS) return result;
   if (box.from_host && box.to_host) {
     if (capture_of(stream)) return CUDA_ERROR_NOT_SUPPORTED;
-    CUresult result = Session::get()->take_async_error(remote_cuStreamSynchronize(stream));
-    if (result != CUDA_SUCCESS) return result;
+    if (CUresult result = synchronize(stream); result != CUDA_SUCCESS) return result;
     std::vector<std::byte> row(box.copy.WidthInBytes);
     for (size_t at = 0; at < box.source.bytes(); at += row.size()) {
       box.source.gather(at, row.data(), row.size());

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "client/capture.h"
 #include "client/contexts.h"
+#include "client/copies.h"
 #include "client/mirrors.h"
 
 namespace bf::client {
@@ -55,7 +56,7 @@ CUresult wait_for(CUdeviceptr dst, CUresult result) {
   if (result != CUDA_SUCCESS) return result;
   auto range = state().ranges.find(dst);
   if (!range || !range->host()) return result;
-  return Session::get()->take_async_error(remote_cuStreamSynchronize(default_stream()));
+  return synchronize(default_stream());
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <thread>
 
 #include "base/log.h"
@@ -25,8 +26,7 @@ std::atomic<Session*> Session::instance_{nullptr};
 
 namespace {
 
-constexpr size_t kReceiveBytes = 256 << 10;
-constexpr size_t kKeepBytes = 1 << 20;        // larger buffers are given back after the frame that needed them
+constexpr size_t kKeepBytes = 1 << 20;        // a lane's larger answers are given back after the call
 constexpr size_t kPrintBytes = 4 << 20;       // text nobody has asked for yet; beyond, the receiver writes it out itself
 constexpr const char* kVersion = "0.1.0";
 constexpr int kGoodbyeMs = 1000;
@@ -34,7 +34,7 @@ constexpr int kTraceMs = 1000;  // for the worker to begin to record
 // Who waits for a reply keeps its processor for so long: as the driver does for a whole synchronise, and because waking
 // a processor of a virtual machine costs 100-400 us. With processors to spare that goes for a step of inference, too.
 const auto kSpin = std::chrono::milliseconds(!transport::processors_to_spare() ? 0 : std::thread::hardware_concurrency() > 8 ? 20 : 2);
-const auto kIdleSpin = std::min(kSpin, std::chrono::milliseconds(2));  // the receiver, where the program neither asks nor sends
+constexpr auto kWorks = std::chrono::milliseconds(20);  // a program that has sent something so lately is likely to ask soon
 
 std::mutex g_start;                    // one attach at a time
 std::atomic<bool> g_used{false};       // this process has a session, or is making one
@@ -51,6 +51,17 @@ void say_choice(const Result<Attached>& attached, bool own_fault) {
     fprintf(stderr, "backfield: no session: %s\n", attached.status().message().c_str());
   }
 }
+
+// Of the calling thread: it may hold the stream, which nobody else could use any more.
+class Uncancelled {
+ public:
+  Uncancelled() { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before_); }
+  ~Uncancelled() { pthread_setcancelstate(before_, nullptr); }
+  Uncancelled(const Uncancelled&) = delete;
+
+ private:
+  int before_ = PTHREAD_CANCEL_ENABLE;
+};
 
 }  // namespace
 
@@ -86,7 +97,9 @@ Session::Session(Attached attached)
     : link_(std::move(attached.link)),
       sockets_(std::move(attached.sockets)),
       landing_([this](const Status& why) { lose(why); }),
-      stream_(link_->calls(), [this](const Status& why) { lose(why); }) {}
+      stream_(link_->calls(), [this](const Status& why) { lose(why); }),
+      receiver_(link_->calls(), [this](const FrameHeader& header, Bytes body, Bytes payload) { return dispatch(header, body, payload); },
+                [this](const Status& why) { lose(why); }) {}
 
 CUresult Session::start() {
   if (gate() != CUDA_ERROR_NOT_INITIALIZED) return gate();
@@ -164,7 +177,7 @@ Status Session::run() {
     const char* name;
     std::function<void()> body;
   } loops[] = {
-      {"bf-receive", [this] { receive_loop(); }},
+      {"bf-receive", [this] { receiver_.run([this] { return program_works(); }); }},
       {"bf-flush", [this] { stream_.run_flusher(); }},
       {"bf-callback", [this] { lose(callbacks_.run(link_->side(), landing_)); }},
   };
@@ -256,6 +269,7 @@ bool Session::post(Lane& lane, uint16_t opcode, uint16_t flags, Bytes body, cons
 CUresult Session::call(Lane& lane, uint16_t opcode, uint16_t flags, Bytes body, const Payload& payload) {
   FrameHeader header{uint32_t(body.size()), uint32_t(payload.bytes), opcode, flags, lane.id};
   lane.opcode = opcode;
+  const Uncancelled uncancelled;
   lane.state.store(Lane::kWaiting, std::memory_order_release);
   waiting_.fetch_add(1, std::memory_order_relaxed);
   bool sent = stream_.append(header, body, payload, CallStream::Urgency::kNow);
@@ -267,8 +281,15 @@ CUresult Session::call(Lane& lane, uint16_t opcode, uint16_t flags, Bytes body, 
 }
 
 CUresult Session::await_reply(Lane& lane) {
-  for (transport::LookOut look(kSpin); lane.state.load(std::memory_order_acquire) == Lane::kWaiting && !look.over();) {
-    for (int i = 0; i < 32 && lane.state.load(std::memory_order_acquire) == Lane::kWaiting; ++i) transport::relax_cpu();
+  const auto waits = [&] { return lane.state.load(std::memory_order_acquire) == Lane::kWaiting; };
+  const auto receive = [&] { return receiver_.receive_while(waits, kSpin); };
+  for (transport::LookOut look(kSpin); waits() && !receive() && !look.over();) {
+    for (int i = 0; i < 32 && waits(); ++i) transport::relax_cpu();
+  }
+  std::optional<Receiver::Waiter> waiter;
+  if (waits()) {
+    waiter.emplace(receiver_);
+    receive();
   }
   for (;;) {
     uint32_t state = lane.state.load(std::memory_order_acquire);
@@ -343,49 +364,11 @@ void Session::write_prints() {
 
 // --- Receiving -------------------------------------------------------------------------------------------------------------
 
-// For the receiver: is an answer to be expected soon? One is awaited, or the program sends what it will ask about.
+// Is somebody likely to wait for an answer soon, and to receive it himself?
 bool Session::program_works() {
-  const uint64_t before = std::exchange(appended_before_, stream_.appended());
-  const bool works = waiting_.load(std::memory_order_relaxed) > 0 || appended_before_ != before;
-  return works && std::chrono::steady_clock::now() < received_at_ + kSpin;
-}
-
-void Session::receive_loop() {
-  link_->calls().stay_awake_while([this] { return program_works(); });
-  std::vector<std::byte> buffer(kReceiveBytes);
-  size_t used = 0;
-  for (;;) {
-    // Also when nobody waits right now: a program that has just got an answer is likely to ask again.
-    auto received = link_->calls().receive(std::span(buffer).subspan(used), kIdleSpin);
-    received_at_ = std::chrono::steady_clock::now();
-    appended_before_ = stream_.appended();
-    if (!received.ok()) return lose(received.status());
-    if (*received == 0) return lose(Status(StatusCode::kUnavailable, "the server closed the connection"));
-    used += *received;
-    size_t at = 0, wanted = sizeof(FrameHeader);
-    while (used - at >= sizeof(FrameHeader)) {
-      FrameHeader header;
-      std::memcpy(&header, buffer.data() + at, sizeof header);
-      if (!frame_header_ok(header)) return lose(Status(StatusCode::kInvalid, "the server sent a malformed frame"));
-      wanted = sizeof header + header.body_bytes + header.payload_bytes;
-      if (used - at < wanted) break;
-      Bytes body(buffer.data() + at + sizeof header, header.body_bytes);
-      Bytes payload(body.data() + body.size(), header.payload_bytes);
-      if (!dispatch(header, body, payload)) {
-        return lose(Status(StatusCode::kInvalid, "the server sent a frame that answers nothing"));
-      }
-      at += wanted;
-      wanted = sizeof(FrameHeader);
-    }
-    std::memmove(buffer.data(), buffer.data() + at, used - at);
-    used -= at;
-    if (wanted > buffer.size()) {
-      buffer.resize(wanted);
-    } else if (buffer.size() > kKeepBytes && used <= kReceiveBytes / 2 && wanted <= kReceiveBytes) {
-      buffer.resize(kReceiveBytes);
-      buffer.shrink_to_fit();
-    }
-  }
+  const auto now = std::chrono::steady_clock::now();
+  if (const uint64_t before = std::exchange(appended_before_, stream_.appended()); appended_before_ != before) worked_at_ = now;
+  return waiting_.load(std::memory_order_relaxed) > 0 || now < worked_at_ + kWorks;
 }
 
 bool Session::dispatch(const FrameHeader& header, Bytes body, Bytes payload) {

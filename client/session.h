@@ -7,8 +7,8 @@
 //   DEINITIALIZED (4)       exit handlers have run
 //   DEVICE_UNAVAILABLE (46) the link is lost
 //
-// Threads: a receiver (hands replies to the lanes that wait, lands data, gathers prints and errors), a flusher
-// (client/call_stream.h), and a callback thread that runs host functions one after another. All block every signal.
+// Threads: a receiver for what nobody waits for (client/receiver.h), a flusher (client/call_stream.h), and a callback thread that
+// runs host functions one after another. All block every signal.
 #pragma once
 
 #include <array>
@@ -23,6 +23,7 @@
 #include "client/call_stream.h"
 #include "client/callbacks.h"
 #include "client/landing.h"
+#include "client/receiver.h"
 #include "client/watch.h"
 #include "proto/api/call_channel.h"
 #include "proto/session.h"
@@ -75,6 +76,9 @@ class Session {
   // After a reply: waits for the bulk blocks it speaks of, then writes what device code printed before it.
   CUresult settle(uint64_t watermark);
 
+  // Frames that have been appended so far, by all threads.
+  uint64_t appended() const { return stream_.appended(); }
+
   // Sends `data` as a bulk transfer; `append` puts the frame that names it into the order. The two happen together, so
   // that blocks travel in the order of their frames. With `wait`, returns when the bytes are no longer needed.
   // `owner` is kept until then.
@@ -99,7 +103,6 @@ class Session {
  private:
   explicit Session(Attached attached);
   Status run();
-  void receive_loop();
   bool dispatch(const FrameHeader& header, Bytes body, Bytes payload);
   bool on_reply(const FrameHeader& header, Bytes body, Bytes payload);
   CUresult await_reply(Lane& lane);
@@ -120,12 +123,13 @@ class Session {
   bool launch_blocking_ = false;
   Landing landing_;
   CallStream stream_;
+  Receiver receiver_;
   Callbacks callbacks_;
   std::vector<transport::Thread> threads_;
 
-  std::atomic<uint32_t> waiting_{0};                     // lanes that wait for a reply
-  std::chrono::steady_clock::time_point received_at_{};  // the receiver's: when something came last
-  uint64_t appended_before_ = 0;                         // the receiver's: stream_.appended() when it looked last
+  std::atomic<uint32_t> waiting_{0};                   // lanes that wait for a reply
+  uint64_t appended_before_ = 0;                       // the receiver thread's: stream_.appended() when it looked last,
+  std::chrono::steady_clock::time_point worked_at_{};  // and when that had grown
 
   SpinLock lanes_lock_;
   std::array<std::atomic<Lane*>, limits::kLanes> lanes_{};

@@ -306,6 +306,11 @@ struct ThreadState {
   Lane* lane = nullptr;
   std::vector<std::byte> scratch;  // body of the call being made
   uint64_t per_thread_stream_id = 0;
+  struct {
+    CUstream stream = nullptr;
+    uint64_t context = 0;
+    uint64_t appended = 0;  // by all threads, up to and with the question; 0: none
+  } idle;  // the stream that a copy has just waited for (client/copies.h)
   std::shared_ptr<Capture> capture;  // of the per-thread default stream; under the captures' lock
   std::vector<CUgraphNode> capture_nodes;  // what cuStreamGetCaptureInfo last gave out
   std::vector<CUgraphEdgeData> capture_edges;

@@ -4,6 +4,7 @@
 #include "api/remote.h"
 #include "client/capture.h"
 #include "client/contexts.h"
+#include "client/copies.h"
 
 namespace bf::client {
 
@@ -68,6 +69,7 @@ CUresult handle_cuStreamDestroy_v2(CUstream hStream) noexcept {
 
 CUresult handle_cuStreamSynchronize(CUstream hStream) noexcept {
   if (CUresult result = need_stream(hStream); result != CUDA_SUCCESS) return result;
+  if (just_synchronized(hStream)) return Session::get()->take_async_error(CUDA_SUCCESS);
   return Session::get()->take_async_error(remote_cuStreamSynchronize(hStream));
 }
 

@@ -66,6 +66,11 @@ class Pipe {
     }
   }
 
+  bool ready() {
+    std::lock_guard lock(mutex_);
+    return receiver_shut_ || (pieces_.empty() ? ended_ : Clock::now() >= pieces_.front().ready_at);
+  }
+
   // No more bytes come; what was sent still arrives. `in_order`: the receiver then reads an end, else a failure.
   void end(bool in_order, const char* why) {
     std::lock_guard lock(mutex_);
@@ -240,9 +245,8 @@ class LoopbackStream : public Stream {
     return ok_status();
   }
 
-  Result<size_t> receive(std::span<std::byte> buffer, std::chrono::microseconds) override {
-    return (in_.*pipe_).receive(buffer);
-  }
+  Result<size_t> receive(std::span<std::byte> buffer) override { return (in_.*pipe_).receive(buffer); }
+  bool ready() override { return (in_.*pipe_).ready(); }
 
   void shut() noexcept override {
     (out_.*pipe_).end(true, "the stream was shut");

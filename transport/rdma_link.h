@@ -39,7 +39,8 @@ class RdmaStream : public Stream {
   Status open(ibv_pd* pd);
 
   Status send(std::span<const iovec> parts) override;
-  Result<size_t> receive(std::span<std::byte> buffer, std::chrono::microseconds spin) override;
+  Result<size_t> receive(std::span<std::byte> buffer) override;
+  bool ready() override;
   void shut() noexcept override;
 
   // Wakes whoever waits here, to look at the link's fate again.
@@ -66,6 +67,7 @@ class RdmaStream : public Stream {
   void post_receive(uint32_t slot);
   void progress_locked();
   void announce();
+  bool anything() const;
   template <typename Done>
   void wait(LookOut look, Done done);
 

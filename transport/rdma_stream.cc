@@ -12,7 +12,7 @@ using std::chrono::microseconds;
 
 constexpr uint32_t kSignalEvery = 16;  // one completion tells of all sends before it
 // A peer that reads at all gives credit back soon.
-constexpr microseconds kCreditSpin{20};
+constexpr microseconds kCreditSpin{20}, kAtOnce{0};
 
 Status shut_here() { return {StatusCode::kUnavailable, "the link was shut on this side"}; }
 Status lie() { return {StatusCode::kInvalid, "the peer sent an RDMA message that cannot be true"}; }
@@ -228,12 +228,17 @@ void RdmaStream::wait(LookOut look, Done done) {
   changed_.notify_all();
 }
 
-Result<size_t> RdmaStream::receive(std::span<std::byte> buffer, microseconds spin) {
-  bool shut = false, gone_before = false;
-  wait(look_out(spin), [&] {
-    // The end is looked at before the bytes (by the caller's progress): what came before it counts.
-    return !arrived_.empty() || peer_ended_ || (shut = shut_) || (gone_before = fate_.gone());
-  });
+// Under receive_mutex_, after progress_locked(): what came before the end counts.
+bool RdmaStream::anything() const { return !arrived_.empty() || peer_ended_ || shut_ || fate_.gone(); }
+
+bool RdmaStream::ready() {
+  std::lock_guard lock(receive_mutex_);
+  progress_locked();
+  return anything();
+}
+
+Result<size_t> RdmaStream::receive(std::span<std::byte> buffer) {
+  wait(kAtOnce, [this] { return anything(); });
   std::unique_lock lock(receive_mutex_);
   progress_locked();
   if (shut_) return shut_here();

@@ -24,13 +24,21 @@ class ShmStream : public Stream {
             const Life& life, std::function<void()> broken);
 
   Status send(std::span<const iovec> parts) override;
-  Result<size_t> receive(std::span<std::byte> buffer, std::chrono::microseconds spin) override;
+  Result<size_t> receive(std::span<std::byte> buffer) override;
+  bool ready() override;
   void shut() noexcept override;
 
   // Wakes whoever waits here, to look at `life` again.
   void wake() noexcept;
 
  private:
+  // What the receiver sees.
+  struct State {
+    bool shut = false, closed = false, peer_gone = false;
+    std::optional<size_t> bytes;  // none: not to be believed
+    bool anything() const { return shut || closed || peer_gone || !bytes || *bytes > 0; }
+  };
+  State look();
   Status corrupted();
 
   RingControl& out_;

@@ -6,7 +6,7 @@ namespace {
 // A large write becomes visible in pieces, so that the peer copies out while we copy in.
 constexpr size_t kPublishBytes = 128 << 10;
 // A full ring empties soon if the peer reads at all.
-constexpr std::chrono::microseconds kRoomSpin{20};
+constexpr std::chrono::microseconds kRoomSpin{20}, kAtOnce{0};
 
 Status shut_here() { return {StatusCode::kUnavailable, "the link was shut on this side"}; }
 
@@ -50,25 +50,29 @@ Status ShmStream::send(std::span<const iovec> parts) {
   return ok_status();
 }
 
-Result<size_t> ShmStream::receive(std::span<std::byte> buffer, std::chrono::microseconds spin) {
-  bool shut = false, closed = false, peer_gone = false;
-  std::optional<size_t> ready;
-  wait_on_bell(in_.data, look_out(spin), [&] {
-    // First whether it ended, then what is there: the last bytes were published before the end.
-    shut = shut_ || life_.shut;
-    closed = in_.closed.load();
-    peer_gone = life_.peer_gone;
-    ready = reader_.available();
-    return shut || closed || peer_gone || !ready || *ready > 0;
-  });
-  if (shut) return shut_here();
-  if (!ready) return corrupted();
-  if (*ready > 0) {
-    size_t count = std::min(*ready, buffer.size());
+// First whether it ended, then what is there: the last bytes were published before the end.
+ShmStream::State ShmStream::look() {
+  State state;
+  state.shut = shut_ || life_.shut;
+  state.closed = in_.closed.load();
+  state.peer_gone = life_.peer_gone;
+  state.bytes = reader_.available();
+  return state;
+}
+
+bool ShmStream::ready() { return look().anything(); }
+
+Result<size_t> ShmStream::receive(std::span<std::byte> buffer) {
+  State state;
+  wait_on_bell(in_.data, kAtOnce, [&] { return (state = look()).anything(); });
+  if (state.shut) return shut_here();
+  if (!state.bytes) return corrupted();
+  if (*state.bytes > 0) {
+    size_t count = std::min(*state.bytes, buffer.size());
     reader_.take(buffer.data(), count);
     return count;
   }
-  return closed ? Result<size_t>(size_t{0}) : Result<size_t>(gone());
+  return state.closed ? Result<size_t>(size_t{0}) : Result<size_t>(gone());
 }
 
 void ShmStream::shut() noexcept {

@@ -28,12 +28,14 @@ class TcpStream : public Stream {
     return status.ok() ? status : gone(status);
   }
 
-  Result<size_t> receive(std::span<std::byte> buffer, std::chrono::microseconds spin) override {
-    auto got = connection_.receive(buffer, look_out(spin));
+  Result<size_t> receive(std::span<std::byte> buffer) override {
+    auto got = connection_.receive(buffer);
     if (!got.ok()) return gone(got.status());
     if (shut_) return Status(StatusCode::kUnavailable, "the link was shut on this side");
     return got;
   }
+
+  bool ready() override { return connection_.ready(); }
 
   void shut() noexcept override {
     shut_ = true;

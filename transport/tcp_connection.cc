@@ -59,23 +59,8 @@ Status send_all(int fd, const std::string& bytes) {
   return send_all(fd, std::span(&part, 1));
 }
 
-constexpr std::chrono::microseconds kLongestBlink{5}, kAtOnce{0};
-
 // As TcpConnection::receive(), from the socket itself.
-Result<size_t> receive_some(int fd, std::span<std::byte> buffer, LookOut look) {
-  // poll(2) leaves the socket's lock alone. recv(2) takes it even where nothing has come, and who sends on the socket
-  // meanwhile would have to wait for it: asleep.
-  // And a look takes from whoever shares the processor's core: the longer nothing came the rarer it gets, which makes
-  // what comes then late by an eighth of the wait at most.
-  pollfd readable{fd, POLLIN, 0};
-  const auto start = Clock::now();
-  for (auto now = start; !look.over() && poll(&readable, 1, 0) == 0;) {
-    const auto next = now + std::min<Clock::duration>((now - start) / 8, kLongestBlink);
-    do {
-      for (int i = 0; i < 8; ++i) relax_cpu();
-      now = Clock::now();
-    } while (now < next);
-  }
+Result<size_t> receive_some(int fd, std::span<std::byte> buffer) {
   for (;;) {
     ssize_t got = recv(fd, buffer.data(), buffer.size(), 0);
     if (got >= 0) return size_t(got);
@@ -120,7 +105,7 @@ Status TcpConnection::secure(std::string_view key, bool server, Clock::time_poin
     int ready = left <= 0 ? 0 : poll(&wanted, 1, int(left));
     if (ready < 0 && errno == EINTR) continue;
     if (ready <= 0) return {StatusCode::kTimeout, "the peer did not finish the TLS handshake in time"};
-    auto got = receive_some(fd_.get(), cipher->raw, kAtOnce);
+    auto got = receive_some(fd_.get(), cipher->raw);
     if (!got.ok()) return got.status();
     if (*got == 0) return {StatusCode::kUnavailable, "the peer left during the TLS handshake"};
     cipher->tls->feed(std::span(cipher->raw).first(*got));
@@ -144,11 +129,19 @@ Status TcpConnection::send_encrypted(std::span<const iovec> parts) {
   return status;
 }
 
-Result<size_t> TcpConnection::receive(std::span<std::byte> buffer, LookOut look) {
-  return cipher_ != nullptr ? receive_encrypted(buffer, look) : receive_some(fd_.get(), buffer, look);
+Result<size_t> TcpConnection::receive(std::span<std::byte> buffer) {
+  return cipher_ != nullptr ? receive_encrypted(buffer) : receive_some(fd_.get(), buffer);
 }
 
-Result<size_t> TcpConnection::receive_encrypted(std::span<std::byte> buffer, LookOut look) {
+// poll(2) leaves the socket's lock alone. recv(2) takes it even where nothing has come, and who sends on the socket
+// meanwhile would have to wait for it: asleep.
+bool TcpConnection::ready() {
+  if (cipher_ != nullptr && cipher_->more) return true;
+  pollfd readable{fd_.get(), POLLIN, 0};
+  return poll(&readable, 1, 0) > 0;
+}
+
+Result<size_t> TcpConnection::receive_encrypted(std::span<std::byte> buffer) {
   for (;;) {
     {
       std::lock_guard lock(cipher_->mutex);
@@ -163,9 +156,10 @@ Result<size_t> TcpConnection::receive_encrypted(std::span<std::byte> buffer, Loo
         if (!got.ok() || *got == 0) break;
         filled += *got;
       }
+      cipher_->more = cipher_->tls->holds_more();
       if (filled > 0) return filled;
     }
-    auto raw = receive_some(fd_.get(), cipher_->raw, look);
+    auto raw = receive_some(fd_.get(), cipher_->raw);
     if (!raw.ok() || *raw == 0) return raw;
     std::lock_guard lock(cipher_->mutex);
     cipher_->tls->feed(std::span(cipher_->raw).first(*raw));
@@ -177,7 +171,7 @@ Result<bool> TcpConnection::receive_all(std::span<std::byte> buffer) {
   while (done < buffer.size()) {
     size_t got = 0;
     if (cipher_ != nullptr) {
-      auto some = receive_encrypted(buffer.subspan(done), kAtOnce);
+      auto some = receive_encrypted(buffer.subspan(done));
       if (!some.ok()) return some.status();
       got = *some;
     } else {

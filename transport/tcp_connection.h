@@ -36,8 +36,10 @@ class TcpConnection {
 
   // kUnavailable if the peer closed the connection, another code if the network or this machine failed.
   Status send(std::span<const iovec> parts);
-  // 1..size bytes; 0 at an orderly end. Polls until `look` is over, then sleeps.
-  Result<size_t> receive(std::span<std::byte> buffer, LookOut look);
+  // 1..size bytes; 0 at an orderly end.
+  Result<size_t> receive(std::span<std::byte> buffer);
+  // Would receive() find something? With TLS it may be the beginning of a record only, for the rest of which receive() waits.
+  bool ready();
   // All of them; false at an orderly end before the first.
   Result<bool> receive_all(std::span<std::byte> buffer);
   // Ends the connection both ways, so that a peer blocked in a send notices, too. Whoever still receives may then see
@@ -46,12 +48,13 @@ class TcpConnection {
 
  private:
   Status send_encrypted(std::span<const iovec> parts);
-  Result<size_t> receive_encrypted(std::span<std::byte> buffer, LookOut look);
+  Result<size_t> receive_encrypted(std::span<std::byte> buffer);
 
   struct Cipher {
     std::mutex mutex;  // of the engine
     std::unique_ptr<Tls> tls;
     std::vector<std::byte> raw;  // the receiver's: what the engine has not taken yet lies here
+    bool more = false;           // the receiver's: the engine holds bytes
     std::string sending;         // the sender's
   };
 

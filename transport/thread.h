@@ -5,8 +5,10 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <thread>
 
@@ -67,40 +69,70 @@ class Moving {
   static inline std::atomic<int> threads_{0};
 };
 
-// For how long a thread that waits polls before it sleeps, since to wake it takes long: `time`, and as long again whenever that
-// is over and `again` says so. While bulk data is moved it offers its processor to those who move it every now and then: together
-// they can be more than there are.
+// For how long a thread that waits polls before it sleeps, since to wake it takes long. While bulk data is moved it offers its
+// processor to those who move it every now and then: together they can be more than there are.
 class LookOut {
  public:
-  // `again` outlives this; it may be empty.
   template <typename Rep, typename Period>
-  LookOut(std::chrono::duration<Rep, Period> time, const std::function<bool()>* again = nullptr) : time_(time), again_(again) {}
+  LookOut(std::chrono::duration<Rep, Period> time) : time_(time) {}
 
-  // Begins with the first question.
+  // It begins with the first question, and again when it is restarted.
   bool over() {
     if (time_.count() <= 0) return true;
     const auto now = std::chrono::steady_clock::now();
-    if (end_ == std::chrono::steady_clock::time_point{}) {
-      end_ = now + time_;
-      yield_ = now + kYield;
-    }
-    if (now >= end_) {
-      if (!again_ || !*again_ || !(*again_)()) return true;
-      end_ = now + time_;
-    }
+    if (end_ == std::chrono::steady_clock::time_point{}) end_ = now + time_;
+    if (now >= end_) return true;
     if (now >= yield_) {
-      if (Moving::any()) sched_yield();
+      if (yield_ != std::chrono::steady_clock::time_point{} && Moving::any()) sched_yield();
       yield_ = now + kYield;
     }
     return false;
   }
+  void restart() { end_ = std::chrono::steady_clock::now() + time_; }
 
  private:
   static constexpr std::chrono::microseconds kYield{5};
 
   const std::chrono::nanoseconds time_;
-  const std::function<bool()>* const again_;
   std::chrono::steady_clock::time_point end_{}, yield_{};
+};
+
+// The pauses of a thread that polls. A look takes from whoever shares the processor's core, and a system call from the kernel's
+// locks: the longer nothing came the rarer the looks get, which makes what comes then late by an eighth of the wait at most.
+class Blink {
+ public:
+  void pause() {
+    const auto next = now_ + std::min<Clock::duration>((now_ - start_) / 8, kLongest);
+    do {
+      for (int i = 0; i < 8; ++i) relax_cpu();
+      now_ = Clock::now();
+    } while (now_ < next);
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  static constexpr std::chrono::microseconds kLongest{5};
+  const Clock::time_point start_ = Clock::now();
+  Clock::time_point now_ = start_;
+};
+
+// The right to do what one thread at a time may do, and which of several it is does not matter: to receive from a stream.
+// What its holders write, later ones see.
+class Baton {
+ public:
+  bool take() {
+    if (held_.load(std::memory_order_relaxed) || held_.exchange(true, std::memory_order_seq_cst)) return false;
+    taken_.store(taken_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    return true;
+  }
+  void give() { held_.store(false, std::memory_order_seq_cst); }
+  bool held() const { return held_.load(std::memory_order_seq_cst); }
+  // How often it has been taken.
+  uint64_t taken() const { return taken_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<bool> held_{false};
+  std::atomic<uint64_t> taken_{0};
 };
 
 // True where a thread that polls does not take the processor from the one it waits for.

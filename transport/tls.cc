@@ -307,6 +307,8 @@ Result<size_t> Tls::read(std::span<std::byte> buffer) {
   return failure("receiving over TLS failed", result);
 }
 
+bool Tls::holds_more() const { return !in_.empty() || SSL_has_pending(ssl_) == 1; }
+
 Status Tls::write(std::span<const iovec> parts) {
   for (const iovec& part : parts) {
     if (part.iov_len == 0) continue;

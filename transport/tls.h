@@ -60,6 +60,8 @@ class Tls {
   // Plain bytes: 1..size, or 0 when it wants more of the peer's. kUnavailable once the peer has said goodbye, kInvalid
   // for bytes that somebody changed.
   Result<size_t> read(std::span<std::byte> buffer);
+  // Bytes of the peer that read() has not given yet; perhaps not enough of them.
+  bool holds_more() const;
   Status write(std::span<const iovec> parts);
 
   // Changes the sending key after so many bytes: AES-GCM is good for less than 2^24.5 full records. For tests.

@@ -33,23 +33,23 @@ class Stream {
   // kUnavailable once the peer is gone or shut() was called.
   virtual Status send(std::span<const iovec> parts) = 0;
 
-  // Receives 1..buffer.size() bytes; 0 means the peer closed in order. Polls for up to `spin` before it sleeps.
-  // One receiver at a time.
-  virtual Result<size_t> receive(std::span<std::byte> buffer, std::chrono::microseconds spin) = 0;
+  // Receives 1..buffer.size() bytes; 0 means the peer closed in order. Sleeps until there are any. One receiver at a time.
+  virtual Result<size_t> receive(std::span<std::byte> buffer) = 0;
 
-  // A receiver that would go to sleep after `spin` polls for as long again while `busy` says so, on its thread. Set before the
-  // first receive().
-  void stay_awake_while(std::function<bool()> busy) { busy_ = std::move(busy); }
+  // Has something come for receive()? Also its end or its failure. The receiver's, who polls with it (await_ready()).
+  virtual bool ready() = 0;
 
   // Makes every pending and later send/receive here, and soon at the peer, fail. Idempotent, never blocks.
   virtual void shut() noexcept = 0;
-
- protected:
-  LookOut look_out(std::chrono::microseconds spin) const { return {spin, &busy_}; }
-
- private:
-  std::function<bool()> busy_;
 };
+
+// For a receiver: polls until the stream is ready(), `look` is over, or `leave()` says so; true for the first.
+template <typename Leave>
+bool await_ready(Stream& stream, LookOut look, Leave leave) {
+  for (Blink blink; !look.over() && !leave(); blink.pause())
+    if (stream.ready()) return true;
+  return false;
+}
 
 // One piece of a bulk transfer. `sequence` counts the blocks of one direction of a link, from 0, in send order.
 struct Block {

@@ -169,7 +169,7 @@ void HostCalls::side_loop() {
   std::vector<std::byte> buffer(sizeof(FrameHeader) + limits::kControlBodyBytes + limits::kInlineBytes);
   size_t used = 0;
   for (;;) {
-    auto received = side_.receive(std::span(buffer).subspan(used), std::chrono::microseconds(0));
+    auto received = side_.receive(std::span(buffer).subspan(used));
     if (!received.ok()) return end_(received.status());
     if (*received == 0) return end_(Status(StatusCode::kUnavailable, "the client left"));
     used += *received;

@@ -140,9 +140,11 @@ void Order::stop() noexcept {
 
 bool Order::wait_for_turn(Lane& lane) {
   if (spin_us_ > 0 && spinners_.fetch_add(1, std::memory_order_relaxed) < kMaxSpinners) {
-    const auto waits = [&] { return lane.state.load(std::memory_order_relaxed) != kHasTurn; };
-    for (transport::LookOut look{std::chrono::microseconds(spin_us_)}; waits() && !look.over();)
+    const std::function<bool()> waits = [&] { return lane.state.load(std::memory_order_relaxed) != kHasTurn; };
+    for (transport::LookOut look{std::chrono::microseconds(spin_us_)}; waits() && !look.over();) {
+      runner_.idle(waits, look);
       for (int i = 0; i < 64 && waits(); ++i) transport::relax_cpu();
+    }
   }
   if (spin_us_ > 0) spinners_.fetch_sub(1, std::memory_order_relaxed);
   for (;;) {

@@ -1,9 +1,9 @@
 // The total order of a session's calls, and the threads ("twins") that keep it.
 //
-// Frames carry consecutive numbers n in the order in which the reader thread pushed them. There is one *turn*: the
+// Frames carry consecutive numbers n in the order in which they were pushed. There is one *turn*: the
 // right to start the next frame. Whoever holds it starts frame n; when n is issued (a post: its handler returned; a
 // call: its handler is entered) the turn passes to the twin of frame n + 1's lane. While no such frame has arrived the
-// turn is parked, and the reader hands it out with the next frame. So frames start strictly in order, nothing is
+// turn is parked, and who reads hands it out with the next frame. So frames start strictly in order, nothing is
 // locked, and a run of frames of one lane costs the twin two atomic accesses per frame.
 //
 // A twin is a thread, made when its lane's first frame arrives. A twin without work spins briefly while work was recent
@@ -13,6 +13,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -20,6 +21,7 @@
 #include "base/limits.h"
 #include "proto/frame.h"
 #include "server/worker/receive.h"
+#include "transport/thread.h"
 
 namespace bf::server {
 
@@ -50,7 +52,12 @@ class Order {
     virtual ~Runner() = default;
     // Runs one frame, on the twin of its lane. The frame's bytes stay valid until it returns.
     virtual void run(const Frame& frame, Turn& turn) = 0;
-    // The system gives no thread for a further lane. On the reader thread; the frame is dropped.
+    // A twin has nothing to do while `waits()` says so. It may look for frames itself until `time` is over.
+    virtual void idle(const std::function<bool()>& waits, transport::LookOut time) {
+      (void)waits;
+      (void)time;
+    }
+    // The system gives no thread for a further lane. In push(); the frame is dropped.
     virtual void no_thread(uint32_t lane) = 0;
   };
 
@@ -60,14 +67,17 @@ class Order {
   Order(const Order&) = delete;
   Order& operator=(const Order&) = delete;
 
-  // Reader thread only. push() takes the frame (and one use of its block); it waits while kFrames are under way, and
+  // For who reads, one thread at a time. push() takes the frame (and one use of its block); it waits while kFrames are under way, and
   // gives false after stop(). Frames become visible to twins at the next publish().
   bool push(const Frame& frame);
   void publish();
 
+  // Everything that has been published is issued.
+  bool all_issued() const { return issued_.load(std::memory_order_acquire) == published_.load(std::memory_order_acquire); }
+
   // Twins start nothing more. From any thread, also from a twin.
   void stop() noexcept;
-  // After stop(): waits for the twins, for what they are running. Not from a twin.
+  // After stop(), when nobody reads any more: waits for the twins, for what they are running. Not from a twin.
   void join();
 
   // Frames issued so far.
@@ -94,8 +104,8 @@ class Order {
   const uint32_t spin_us_;
   std::unique_ptr<Frame[]> slots_;
   std::unique_ptr<std::atomic<Lane*>[]> lanes_;
-  std::vector<std::unique_ptr<Lane>> made_;  // reader thread only
-  uint64_t pushed_ = 0;                      // reader thread only
+  std::vector<std::unique_ptr<Lane>> made_;  // who reads
+  uint64_t pushed_ = 0;                      // who reads
   std::atomic<bool> stopping_{false};
   std::atomic<int> spinners_{0};
   alignas(64) std::atomic<uint64_t> published_{0};

@@ -153,6 +153,7 @@ void Session::end(Status why) noexcept {
   copies.stop();
   host_calls.stop();
   mirrors.stop();
+  if (reader_) reader_->stop();
   if (order_) order_->stop();
 }
 
@@ -259,7 +260,7 @@ void Session::report_now(const std::string& reason, bool lost) {
   if (!config.report) return;
   control::WorkerReport report;
   report.calls = calls_.load(std::memory_order_relaxed);
-  report.bytes_in = stream_bytes_in_.load(std::memory_order_relaxed) + inbox.bytes_received();
+  report.bytes_in = (reader_ ? reader_->bytes() : 0) + inbox.bytes_received();
   report.bytes_out = outbox.bytes_sent();
   report.last_call_unix_ms = unix_ms();
   report.outstanding = outstanding_.load(std::memory_order_relaxed);
@@ -284,36 +285,16 @@ void Session::report_loop() {
   }
 }
 
-void Session::read_loop() {
-  FrameSplitter splitter(pool_);
-  const auto spin = std::chrono::microseconds(config.spin_us);
-  while (!ended()) {
-    if (pool_.live_bytes() > BlockPool::kLiveBytes) {
-      sleep_briefly();
-      continue;
-    }
-    auto received = link.calls().receive(splitter.space(), spin);
-    if (!received.ok()) return end(received.status());
-    if (*received == 0) return end(Status(StatusCode::kUnavailable, "the client left"));
-    stream_bytes_in_.fetch_add(*received, std::memory_order_relaxed);
-    splitter.filled(*received);
-    for (Frame frame;;) {
-      auto whole = splitter.next(frame);
-      if (!whole.ok()) return end(whole.status());
-      if (!*whole) break;
-      if (!order_->push(frame)) return;
-    }
-    order_->publish();
-  }
-}
+void Session::idle(const std::function<bool()>& waits, transport::LookOut time) { reader_->look(waits, time); }
 
 Status Session::serve() {
   order_.emplace(*this, config.spin_us);
+  reader_.emplace(link.calls(), pool_, *order_, config.spin_us, [this](const Status& why) { end(why); });
   link.bulk().start(inbox);
   copies.start();
   host_calls.start();
   std::thread reporter([this] { report_loop(); });
-  read_loop();
+  reader_->run();
   {
     std::lock_guard guard(report_mutex_);
     report_wake_.notify_all();

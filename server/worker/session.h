@@ -31,6 +31,7 @@
 #include "server/worker/pools.h"
 #include "server/worker/prepared.h"
 #include "server/worker/prints.h"
+#include "server/worker/reader.h"
 #include "server/worker/recorder.h"
 #include "transport/transport.h"
 
@@ -86,6 +87,7 @@ class Session final : public Order::Runner {
   void forget_errors() { last_async_error_.store(0, std::memory_order_relaxed); }
 
   void run(const Frame& frame, Turn& turn) override;
+  void idle(const std::function<bool()>& waits, transport::LookOut time) override;
   void no_thread(uint32_t lane) override;
 
   transport::Link& link;
@@ -110,7 +112,6 @@ class Session final : public Order::Runner {
 
  private:
   class LaneCall;
-  void read_loop();
   LaneCall& lane_call(uint32_t lane);
   void finish(const Dispatch& entry, LaneCall& call);
   void send_prints();
@@ -127,9 +128,9 @@ class Session final : public Order::Runner {
   std::atomic<uint32_t> outstanding_{0};  // calls and posts in the driver
   std::mutex report_mutex_;
   std::condition_variable report_wake_;  // the session has ended
-  std::atomic<uint64_t> stream_bytes_in_{0};
   BlockPool pool_;
   std::optional<Order> order_;
+  std::optional<Reader> reader_;
 };
 
 // What hand-written handlers begin with.

@@ -43,7 +43,7 @@ void message(benchmark::State& state) {
   Pair pair = make_pair(kind_of(state));
   std::thread reader([&] {
     std::vector<std::byte> buffer(256 << 10);
-    for (auto got = pair.worker->calls().receive(buffer, {}); got.ok() && *got > 0; got = pair.worker->calls().receive(buffer, {})) {
+    for (auto got = pair.worker->calls().receive(buffer); got.ok() && *got > 0; got = pair.worker->calls().receive(buffer)) {
     }
   });
   std::vector<std::byte> bytes(size_t(state.range(1)));

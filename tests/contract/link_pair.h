@@ -107,7 +107,7 @@ class SentCounter {
 };
 
 // Receives exactly out.size() bytes; false at an end or a failure before.
-bool receive_exactly(Stream& stream, std::span<std::byte> out, std::chrono::microseconds spin);
+bool receive_exactly(Stream& stream, std::span<std::byte> out, std::chrono::microseconds spin = std::chrono::microseconds(0));
 std::vector<std::byte> random_bytes(size_t count, uint64_t seed);
 // By memcmp: comparing vectors of std::byte goes byte by byte, which takes ThreadSanitizer seconds for what travels here.
 bool same_bytes(std::span<const std::byte> one, std::span<const std::byte> other);

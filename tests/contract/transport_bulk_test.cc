@@ -144,7 +144,7 @@ TEST_P(BulkContract, BothDirectionsFromSeveralThreadsAlwaysFinish) {
     });
     threads.emplace_back([link] {
       std::vector<std::byte> chatter(2'000'000);
-      EXPECT_TRUE(receive_exactly(link->calls(), chatter, 0us));
+      EXPECT_TRUE(receive_exactly(link->calls(), chatter));
     });
   }
   for (auto& thread : threads) thread.join();
@@ -282,8 +282,8 @@ TEST_P(BulkContract, ARefusedBlockShutsTheLink) {
   EXPECT_TRUE(sink.wait_lost());
   EXPECT_TRUE(unused.wait_lost());
   EXPECT_TRUE(sent.wait(1));
-  EXPECT_FALSE(receive_exactly(pair_.client->calls(), {&byte, 1}, 0us));
-  EXPECT_FALSE(receive_exactly(pair_.worker->side(), {&byte, 1}, 0us));
+  EXPECT_FALSE(receive_exactly(pair_.client->calls(), {&byte, 1}));
+  EXPECT_FALSE(receive_exactly(pair_.worker->side(), {&byte, 1}));
 }
 
 TEST_P(BulkContract, ARefusedPlaceShutsTheLink) {
@@ -337,7 +337,7 @@ TEST_P(BulkContract, StopWhileBusy) {
     std::byte byte{1};
     iovec part{&byte, 1};
     EXPECT_TRUE(stopping.calls().send(std::span(&part, 1)).ok());
-    EXPECT_TRUE(receive_exactly(other.calls(), {&byte, 1}, 0us));
+    EXPECT_TRUE(receive_exactly(other.calls(), {&byte, 1}));
     pair.client.reset();
     pair.worker.reset();
     for (Sink& sink : sinks) EXPECT_LE(sink.lost_count(), 1);

@@ -62,15 +62,15 @@ class RdmaFaults : public testing::Test {
     std::atomic<bool> over{false};
     std::thread reader([&] {
       std::byte byte;
-      auto got = pair.client->calls().receive({&byte, 1}, 0us);
+      auto got = pair.client->calls().receive({&byte, 1});
       ended.reason = got.ok() ? "end" : got.status().message();
-      got = pair.worker->calls().receive({&byte, 1}, 0us);
+      got = pair.worker->calls().receive({&byte, 1});
       ended.reason += " / " + (got.ok() ? "end" : got.status().message());
       over = true;
     });
     std::thread side_reader([&] {  // as every session has one
       std::byte byte;
-      (void)pair.client->side().receive({&byte, 1}, 0us);
+      (void)pair.client->side().receive({&byte, 1});
     });
     auto before = Clock::now();
     act(pair);
@@ -103,14 +103,14 @@ TEST_F(RdmaFaults, LossAndDelayChangeNothing) {
   pair.client->bulk().send(1, source.data(), source.size(), sent.callback());
   std::thread echo([&] {
     std::vector<std::byte> buffer(10'000);
-    while (receive_exactly(pair.worker->calls(), buffer, 0us))
+    while (receive_exactly(pair.worker->calls(), buffer))
       if (!send_bytes(pair.worker->calls(), buffer).ok()) break;
   });
   for (uint64_t i = 0; i < 20; i++) {
     auto out = random_bytes(10'000, i);
     std::vector<std::byte> in(out.size());
     ASSERT_TRUE(send_bytes(pair.client->calls(), out).ok());
-    ASSERT_TRUE(receive_exactly(pair.client->calls(), in, 0us));
+    ASSERT_TRUE(receive_exactly(pair.client->calls(), in));
     EXPECT_TRUE(in == out);
   }
   EXPECT_TRUE(sink.wait_landed(5));
@@ -164,8 +164,8 @@ TEST_F(RdmaFaults, ThePeerClosesTheControlConnection) {
   close(control);
   std::byte byte;
   auto before = Clock::now();
-  EXPECT_FALSE(receive_exactly(client->calls(), {&byte, 1}, 0us));
-  EXPECT_FALSE(receive_exactly(worker->side(), {&byte, 1}, 0us));
+  EXPECT_FALSE(receive_exactly(client->calls(), {&byte, 1}));
+  EXPECT_FALSE(receive_exactly(worker->side(), {&byte, 1}));
   EXPECT_LT(Clock::now() - before, 2s);
 }
 
@@ -173,7 +173,7 @@ TEST_F(RdmaFaults, ForksInTheMiddleOfEverything) {
   Pair pair = make_pair(Kind::kRdma);
   std::thread echo([&] {
     std::vector<std::byte> buffer(20'000);
-    while (receive_exactly(pair.worker->calls(), buffer, 0us))
+    while (receive_exactly(pair.worker->calls(), buffer))
       if (!send_bytes(pair.worker->calls(), buffer).ok()) break;
   });
   for (uint64_t i = 0; i < 10; i++) {
@@ -185,7 +185,7 @@ TEST_F(RdmaFaults, ForksInTheMiddleOfEverything) {
     auto out = random_bytes(20'000, i);
     std::vector<std::byte> in(out.size());
     ASSERT_TRUE(send_bytes(pair.client->calls(), out).ok());
-    ASSERT_TRUE(receive_exactly(pair.client->calls(), in, 0us));
+    ASSERT_TRUE(receive_exactly(pair.client->calls(), in));
     EXPECT_TRUE(in == out) << i;
     int status = -1;
     waitpid(child, &status, 0);
@@ -296,10 +296,10 @@ class HostileRdma : public RdmaFaults {
   void expect_shut() {
     std::byte byte;
     auto before = Clock::now();
-    auto got = pair_.worker->calls().receive({&byte, 1}, 0us);
+    auto got = pair_.worker->calls().receive({&byte, 1});
     EXPECT_FALSE(got.ok());
     EXPECT_NE(got.status().message().find("cannot be true"), std::string::npos) << got.status().message();
-    EXPECT_FALSE(receive_exactly(pair_.worker->side(), {&byte, 1}, 0us));
+    EXPECT_FALSE(receive_exactly(pair_.worker->side(), {&byte, 1}));
     EXPECT_LT(Clock::now() - before, 3s);
     EXPECT_TRUE(sink_.wait_lost());
     EXPECT_EQ(sink_.landed_count(), 0u);

@@ -26,7 +26,8 @@ class FakeStream final : public transport::Stream {
     sending = false;
     return ok_status();
   }
-  Result<size_t> receive(std::span<std::byte>, std::chrono::microseconds) override { return size_t{0}; }
+  Result<size_t> receive(std::span<std::byte>) override { return size_t{0}; }
+  bool ready() override { return true; }
   void shut() noexcept override {}
 
   std::vector<std::byte> sent;

@@ -171,7 +171,7 @@ void FakeWorker::run() {
   std::string buffer;
   std::vector<std::byte> chunk(64 << 10);
   for (;;) {
-    auto received = link_->calls().receive(chunk, std::chrono::microseconds(0));
+    auto received = link_->calls().receive(chunk);
     if (!received.ok() || *received == 0) return;
     buffer.append(reinterpret_cast<char*>(chunk.data()), *received);
     FrameHeader header;
@@ -200,7 +200,7 @@ void FakeWorker::run_side() {
   std::vector<std::byte> chunk(4096);
   std::string buffer;
   for (;;) {
-    auto received = link_->side().receive(chunk, std::chrono::microseconds(0));
+    auto received = link_->side().receive(chunk);
     if (!received.ok() || *received == 0) return;
     buffer.append(reinterpret_cast<char*>(chunk.data()), *received);
     FrameHeader header;

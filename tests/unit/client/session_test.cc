@@ -6,6 +6,7 @@
 
 #include <cstring>
 #include <thread>
+#include <utility>
 
 #include "client/session.h"
 #include "client/state.h"
@@ -110,6 +111,50 @@ TEST(Session, QuestionsAreAnsweredFromTheSnapshot) {
     EXPECT_EQ(cuDeviceGet(&device, 1), CUDA_ERROR_INVALID_DEVICE);
     size_t frames = live.worker.seen().size();
     EXPECT_EQ(frames, 2u) << "only the session's start and the retain travelled";
+  });
+}
+
+TEST(Session, ACopyOfPageableMemoryHasWaitedForItsStream) {
+  in_own_process([] {
+    Live live;
+    CUdeviceptr memory;
+    CUstream one, other;
+    EXPECT_OK(cuMemAlloc_v2(&memory, 64));
+    EXPECT_OK(cuStreamCreate(&one, 0));
+    EXPECT_OK(cuStreamCreate(&other, 0));
+    int number;
+    const auto copy = [&] { EXPECT_OK(cuMemcpyDtoHAsync_v2(&number, memory, sizeof number, one)); };
+    auto asked = [&, before = 0]() mutable {
+      const int all = live.worker.count("cuStreamSynchronize");
+      return all - std::exchange(before, all);
+    };
+    copy();
+    EXPECT_EQ(asked(), 1);
+    EXPECT_OK(cuStreamSynchronize(one));
+    EXPECT_EQ(asked(), 0) << "answered already";
+    EXPECT_OK(cuStreamSynchronize(one));
+    EXPECT_EQ(asked(), 1) << "once only: errors come with answers";
+    copy();
+    EXPECT_OK(cuStreamSynchronize(other));
+    EXPECT_OK(cuStreamSynchronize(one));
+    EXPECT_EQ(asked(), 3) << "another stream; and the copy was not the last that was asked about";
+    copy();
+    EXPECT_OK(cuMemsetD8Async(memory, 1, 4, one));
+    EXPECT_OK(cuStreamSynchronize(one));
+    EXPECT_EQ(asked(), 2) << "there is new work";
+    copy();
+    std::thread([&] {
+      EXPECT_OK(cuCtxSetCurrent(live.context));
+      EXPECT_OK(cuMemsetD8Async(memory, 1, 4, one));
+    }).join();
+    EXPECT_OK(cuStreamSynchronize(one));
+    EXPECT_EQ(asked(), 2) << "another thread's";
+    copy();
+    std::thread([&] {
+      EXPECT_OK(cuCtxSetCurrent(live.context));
+      EXPECT_OK(cuStreamSynchronize(one));
+    }).join();
+    EXPECT_EQ(asked(), 2) << "this thread has not asked";
   });
 }
 

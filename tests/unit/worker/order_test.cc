@@ -1,5 +1,6 @@
 // The total order: random lanes, posts and calls, checked against the contract of docs/design.md, "Order and threads".
 #include "server/worker/order.h"
+#include "server/worker/reader.h"
 
 #include <gtest/gtest.h>
 
@@ -9,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <thread>
 #include <vector>
@@ -121,6 +123,71 @@ TEST_P(OrderShapes, FramesStartInOrderAndPostsRunAlone) {
 INSTANTIATE_TEST_SUITE_P(Random, OrderShapes,
                          testing::Values(Shape{1, 0, 1, 0}, Shape{1, 30, 8, 20}, Shape{2, 10, 1, 0},
                                          Shape{2, 50, 16, 20}, Shape{8, 20, 4, 0}, Shape{32, 5, 64, 5}));
+
+// The same frames over a link: twins that have nothing to do look for them, the reader's own thread serves those who are busy.
+class ReadingRecorder final : public Recorder {
+ public:
+  using Recorder::Recorder;
+  void run(const Frame& frame, Turn& turn) override {
+    if (frame.header.payload_bytes > 0 && frame.payload()[frame.header.payload_bytes - 1] != std::byte(frame.header.lane)) ++broken_;
+    Recorder::run(frame, turn);
+  }
+  void idle(const std::function<bool()>& waits, transport::LookOut time) override {
+    const uint64_t before = reader->bytes();
+    reader->look(waits, time);
+    if (reader->bytes() != before) ++looked_;
+  }
+  Reader* reader = nullptr;
+  std::atomic<uint64_t> looked_{0};
+};
+
+class ReaderShapes : public testing::TestWithParam<Shape> {};
+
+TEST_P(ReaderShapes, FramesStartInOrderWhoeverReadsThem) {
+  const Shape shape = GetParam();
+  constexpr uint64_t kCount = 5'000;
+  std::mt19937 random(shape.lanes * 100 + shape.call_percent);
+  std::vector<std::pair<uint32_t, uint16_t>> frames;
+  for (uint64_t i = 0; i < kCount; ++i)
+    frames.emplace_back(random() % shape.lanes, random() % 100 < shape.call_percent ? kCallOpcode : kPostOpcode);
+  auto pair = transport::make_loopback();
+  BlockPool pool;
+  ReadingRecorder recorder(frames);
+  Order order(recorder, shape.spin_us);
+  std::atomic<int> ends{0};
+  std::optional<Reader> reader;
+  reader.emplace(pair.worker->calls(), pool, order, shape.spin_us, [&](const Status& why) {
+    EXPECT_EQ(why.code(), StatusCode::kUnavailable) << why.message();
+    ++ends;
+    reader->stop();
+    order.stop();
+  });
+  recorder.reader = &*reader;
+  std::thread own([&] { reader->run(); });
+  std::vector<std::byte> bytes;
+  for (uint64_t i = 0; i < kCount; ++i) {
+    const auto [lane, opcode] = frames[i];
+    const FrameHeader header{0, i % 100 == 0 ? 300'000u : uint32_t(i % 50), opcode, uint16_t(opcode == kPostOpcode ? kPost : 0), lane};
+    bytes.resize(sizeof header, {});
+    std::memcpy(bytes.data(), &header, sizeof header);
+    bytes.resize(sizeof header + header.payload_bytes, std::byte(lane));
+    iovec part{bytes.data(), bytes.size()};
+    ASSERT_TRUE(pair.client->calls().send({&part, 1}).ok());
+    bytes.clear();
+    if (random() % shape.batch == 0) wait_for(recorder.finished_, i + 1);
+  }
+  wait_for(recorder.finished_, kCount);
+  EXPECT_EQ(recorder.finished_.load(), kCount);
+  EXPECT_EQ(recorder.broken_.load(), 0u);
+  EXPECT_EQ(recorder.looked_ > 0, shape.spin_us > 0);
+  pair.client->shut();
+  own.join();
+  EXPECT_EQ(ends, 1);
+  order.join();
+}
+
+INSTANTIATE_TEST_SUITE_P(Random, ReaderShapes,
+                         testing::Values(Shape{1, 50, 4, 0}, Shape{1, 50, 2, 500}, Shape{2, 50, 4, 500}, Shape{8, 20, 50, 200}));
 
 // Who keeps the turn sees who waits for it: a frame that has been published, and only while the turn is its own.
 TEST(Order, TheFrameThatWaitsForTheTurnIsSeen) {

@@ -104,7 +104,7 @@ void TestClient::read_loop() {
   std::vector<std::byte> buffer(32 << 20);
   size_t used = 0;
   for (;;) {
-    auto received = link_.calls().receive(std::span(buffer).subspan(used), std::chrono::microseconds(0));
+    auto received = link_.calls().receive(std::span(buffer).subspan(used));
     if (!received.ok() || *received == 0) return lost({});
     used += *received;
     size_t at = 0;
@@ -154,7 +154,7 @@ void TestClient::side_loop() {
   std::vector<std::byte> buffer(1 << 16);
   size_t used = 0;
   for (;;) {
-    auto received = link_.side().receive(std::span(buffer).subspan(used), std::chrono::microseconds(0));
+    auto received = link_.side().receive(std::span(buffer).subspan(used));
     if (!received.ok() || *received == 0) return;
     used += *received;
     FrameHeader header;
