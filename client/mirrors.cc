@@ -72,8 +72,8 @@ bool Mirrors::collect(uint64_t* position, PatchBuffer& out, std::atomic<uint64_t
 
 namespace {
 
-// Larger parameters are structs, and seldom filled to the end.
-constexpr size_t kPlainParameter = 256;
+// Larger parameters are structs with arrays, seldom filled to the end: PyTorch's TensorInfo has 216 bytes for 25 dimensions.
+constexpr size_t kPlainParameter = 64;
 
 void find_hidden(std::span<const std::byte> bytes, std::vector<uint64_t>* found, bool copied_too = true) {
   const RangeTable& ranges = state().ranges;
@@ -173,6 +173,7 @@ CUresult reach(uint64_t address) {
   CurrentContext owner(range->context);  // its mirror ends with it
   CUresult result = Mirrors::instance().add(range->base, range->bytes, kMirrorHost);
   if (result == CUDA_SUCCESS) {
+    BF_DEBUG("device code reaches {} bytes of host memory at {:#x} from now on", range->bytes, range->base);
     state().ranges.set_mirrored(range->base);
   } else {
     BF_WARN("device code wants to reach {} bytes of host memory at {:#x}, which the server refuses with error {}",
