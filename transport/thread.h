@@ -116,12 +116,12 @@ class Blink {
   Clock::time_point now_ = start_;
 };
 
-// The right to do what one thread at a time may do, and which of several it is does not matter: to receive from a stream.
-// What its holders write, later ones see.
+// The right to do what one thread at a time may do, whichever of several it is: to receive from a stream. What its holders write,
+// later ones see.
 class Baton {
  public:
   bool take() {
-    if (held_.load(std::memory_order_relaxed) || held_.exchange(true, std::memory_order_seq_cst)) return false;
+    if (held() || held_.exchange(true, std::memory_order_seq_cst)) return false;
     taken_.store(taken_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
     return true;
   }
