@@ -71,7 +71,7 @@ CUresult reach(uint64_t address);
 // The same for whatever the 8-byte words of `bytes` point to.
 CUresult reach_pointers(std::span<const std::byte> bytes);
 // The same for one kernel parameter. Programs leave what they do not need of a struct's arrays as they found it on the stack, where
-// the addresses of buffers for copies still lie (PyTorch's optimisers, strided kernels, dropout): in a struct of more than 64 bytes
+// the addresses of buffers for copies still lie (PyTorch's optimisers and strided kernels): in a struct of more than 64 bytes
 // memory that was copied from or to is not meant, and following it would compare the whole buffer at every launch from then on.
 CUresult reach_parameter(std::span<const std::byte> bytes);
 
