@@ -85,9 +85,12 @@ void find_hidden(std::span<const std::byte> bytes, std::vector<uint64_t>* found,
   }
 }
 
-CUresult reach_all(const std::vector<uint64_t>& hidden) {
-  for (uint64_t address : hidden)
+// `where` they were found, in so many bytes.
+CUresult reach_all(const std::vector<uint64_t>& hidden, const char* where, size_t bytes) {
+  for (uint64_t address : hidden) {
+    BF_DEBUG("{} of {} bytes holds the host address {:#x}", where, bytes, address);
     if (CUresult result = reach(address); result != CUDA_SUCCESS) return result;
+  }
   return CUDA_SUCCESS;
 }
 
@@ -130,7 +133,7 @@ CUresult Mirrors::publish() {
   for (;;) {
     std::vector<uint64_t> hidden;
     if (CUresult result = send_changes(&hidden); result != CUDA_SUCCESS || hidden.empty()) return result;
-    if (CUresult result = reach_all(hidden); result != CUDA_SUCCESS) return result;
+    if (CUresult result = reach_all(hidden, "a change of mapped memory", sizeof(uint64_t)); result != CUDA_SUCCESS) return result;
   }
 }
 
@@ -185,13 +188,13 @@ CUresult reach(uint64_t address) {
 CUresult reach_pointers(std::span<const std::byte> bytes) {
   std::vector<uint64_t> hidden;
   find_hidden(bytes, &hidden);
-  return reach_all(hidden);
+  return reach_all(hidden, "data for the device", bytes.size());
 }
 
 CUresult reach_parameter(std::span<const std::byte> bytes) {
   std::vector<uint64_t> hidden;
   find_hidden(bytes, &hidden, bytes.size() <= kPlainParameter);
-  return reach_all(hidden);
+  return reach_all(hidden, "a kernel's parameter", bytes.size());
 }
 
 CUresult publish_live_changes(CUstream stream) {
