@@ -72,25 +72,27 @@ bool Mirrors::collect(uint64_t* position, PatchBuffer& out, std::atomic<uint64_t
 
 namespace {
 
+constexpr const char* kChange = "a change of mapped memory";
+
 // Larger parameters are structs with arrays, seldom filled to the end: PyTorch's TensorInfo has 216 bytes for 25 dimensions.
 constexpr size_t kPlainParameter = 64;
 
-void find_hidden(std::span<const std::byte> bytes, std::vector<uint64_t>* found, bool copied_too = true) {
+// `what` the bytes are, for the log.
+void find_hidden(const char* what, std::span<const std::byte> bytes, std::vector<uint64_t>* found, bool copied_too = true) {
   const RangeTable& ranges = state().ranges;
   if (!ranges.any_hidden()) return;
   for (size_t at = 0; at + 8 <= bytes.size(); at += 8) {
     uint64_t word;
     std::memcpy(&word, bytes.data() + at, sizeof word);
-    if (ranges.may_be_hidden(word) && ranges.hidden(word, copied_too)) found->push_back(word);
+    if (!ranges.may_be_hidden(word) || !ranges.hidden(word, copied_too)) continue;
+    BF_DEBUG("{} of {} bytes holds the host address {:#x}", what, bytes.size(), word);
+    found->push_back(word);
   }
 }
 
-// `where` they were found, in so many bytes.
-CUresult reach_all(const std::vector<uint64_t>& hidden, const char* where, size_t bytes) {
-  for (uint64_t address : hidden) {
-    BF_DEBUG("{} of {} bytes holds the host address {:#x}", where, bytes, address);
+CUresult reach_all(const std::vector<uint64_t>& hidden) {
+  for (uint64_t address : hidden)
     if (CUresult result = reach(address); result != CUDA_SUCCESS) return result;
-  }
   return CUDA_SUCCESS;
 }
 
@@ -105,7 +107,7 @@ CUresult Mirrors::send_changes(std::vector<uint64_t>* hidden) {
   const uint64_t side_frames = side_frames_.load(std::memory_order_acquire);
   if (small_.size() > 0 || side_frames != side_known_) {
     side_known_ = side_frames;
-    find_hidden({small_.data(), small_.size()}, hidden);
+    find_hidden(kChange, {small_.data(), small_.size()}, hidden);
     iovec part{small_.data(), small_.size()};
     if (CUresult result = post_bfMirrorWrite(side_frames, 0, Payload(&part, 1)); result != CUDA_SUCCESS) return result;
   }
@@ -114,7 +116,7 @@ CUresult Mirrors::send_changes(std::vector<uint64_t>* hidden) {
     more = collect(&position, *buffer);
     const size_t bytes = buffer->size();
     if (bytes == 0) continue;
-    find_hidden({buffer->data(), bytes}, hidden);
+    find_hidden(kChange, {buffer->data(), bytes}, hidden);
     CUresult result;
     if (bytes <= limits::kInlineBytes) {
       iovec part{buffer->data(), bytes};
@@ -133,7 +135,7 @@ CUresult Mirrors::publish() {
   for (;;) {
     std::vector<uint64_t> hidden;
     if (CUresult result = send_changes(&hidden); result != CUDA_SUCCESS || hidden.empty()) return result;
-    if (CUresult result = reach_all(hidden, "a change of mapped memory", sizeof(uint64_t)); result != CUDA_SUCCESS) return result;
+    if (CUresult result = reach_all(hidden); result != CUDA_SUCCESS) return result;
   }
 }
 
@@ -187,14 +189,14 @@ CUresult reach(uint64_t address) {
 
 CUresult reach_pointers(std::span<const std::byte> bytes) {
   std::vector<uint64_t> hidden;
-  find_hidden(bytes, &hidden);
-  return reach_all(hidden, "data for the device", bytes.size());
+  find_hidden("data for the device", bytes, &hidden);
+  return reach_all(hidden);
 }
 
 CUresult reach_parameter(std::span<const std::byte> bytes) {
   std::vector<uint64_t> hidden;
-  find_hidden(bytes, &hidden, bytes.size() <= kPlainParameter);
-  return reach_all(hidden, "a kernel's parameter", bytes.size());
+  find_hidden("a kernel's parameter", bytes, &hidden, bytes.size() <= kPlainParameter);
+  return reach_all(hidden);
 }
 
 CUresult publish_live_changes(CUstream stream) {

@@ -38,7 +38,7 @@ class Mirrors {
   // The same over the side stream, for what a host function has changed.
   Status publish(transport::Stream& side);
 
-  // What device code changed. On the receiver thread; never waits for a sender.
+  // What device code changed. On whichever thread receives; never waits for a sender.
   bool apply(std::span<const std::byte> patches);
 
  private:
@@ -51,7 +51,7 @@ class Mirrors {
 
   std::atomic<uint32_t> live_{0};
   std::mutex publish_;  // what one thread gathers is on its way before another one looks
-  std::mutex lock_;     // of the map and the mirrors; the receiver takes it
+  std::mutex lock_;     // of the map and the mirrors; whoever receives takes it
   Map mirrors_;
   PatchBuffer small_{limits::kInlineBytes};  // under publish_, like the next
   uint64_t side_known_ = 0;                  // frames of the side stream that the worker was told to wait for

@@ -36,9 +36,10 @@ void Receiver::run(const std::function<bool()>& works) {
       continue;
     }
     seen = baton_.taken();
-    while (!ended_ && stream_.ready()) receive();
+    while (stream_.ready() && receive()) {
+    }
     const bool soon = waiters_.load(std::memory_order_seq_cst) == 0 && works();
-    if (!ended_ && !soon) receive();
+    if (!soon) receive();
     const bool ended = ended_;
     baton_.give();
     if (ended) return;

@@ -33,7 +33,7 @@ class Receiver {
   bool receive_while(Waits waits, std::chrono::microseconds spin) {
     if (!baton_.take()) return false;
     while (waits()) {
-      transport::await_ready(stream_, spin, [] { return false; });
+      transport::await_ready(stream_, spin);
       if (!receive()) break;
     }
     baton_.give();

@@ -69,8 +69,7 @@ CUresult handle_cuStreamDestroy_v2(CUstream hStream) noexcept {
 
 CUresult handle_cuStreamSynchronize(CUstream hStream) noexcept {
   if (CUresult result = need_stream(hStream); result != CUDA_SUCCESS) return result;
-  if (just_synchronized(hStream)) return Session::get()->take_async_error(CUDA_SUCCESS);
-  return Session::get()->take_async_error(remote_cuStreamSynchronize(hStream));
+  return Session::get()->take_async_error(just_synchronized(hStream) ? CUDA_SUCCESS : remote_cuStreamSynchronize(hStream));
 }
 
 CUresult handle_cuStreamQuery(CUstream hStream) noexcept {

@@ -50,6 +50,9 @@ bool await_ready(Stream& stream, LookOut look, Leave leave) {
     if (stream.ready()) return true;
   return false;
 }
+inline bool await_ready(Stream& stream, LookOut look) {
+  return await_ready(stream, look, [] { return false; });
+}
 
 // One piece of a bulk transfer. `sequence` counts the blocks of one direction of a link, from 0, in send order.
 struct Block {

@@ -253,7 +253,7 @@ int SentCounter::failed() {
 
 bool receive_exactly(Stream& stream, std::span<std::byte> out, std::chrono::microseconds spin) {
   while (!out.empty()) {
-    await_ready(stream, spin, [] { return false; });
+    await_ready(stream, spin);
     auto got = stream.receive(out);
     if (!got.ok() || got.value() == 0) return false;
     out = out.subspan(got.value());

@@ -127,6 +127,7 @@ Rate message_rate(Kind kind, size_t bytes) {
   std::thread reader([&] {
     std::vector<std::byte> buffer(256 << 10);
     for (;;) {
+      await_ready(pair.worker->calls(), microseconds(20));
       auto got = pair.worker->calls().receive(buffer);
       if (!got.ok() || got.value() == 0) break;
     }

@@ -93,15 +93,20 @@ struct Shape {
   uint32_t spin_us;
 };
 
+std::vector<std::pair<uint32_t, uint16_t>> random_frames(const Shape& shape, uint64_t count, std::mt19937& random) {
+  std::vector<std::pair<uint32_t, uint16_t>> frames;
+  for (uint64_t i = 0; i < count; ++i)
+    frames.emplace_back(random() % shape.lanes, random() % 100 < shape.call_percent ? kCallOpcode : kPostOpcode);
+  return frames;
+}
+
 class OrderShapes : public testing::TestWithParam<Shape> {};
 
 TEST_P(OrderShapes, FramesStartInOrderAndPostsRunAlone) {
   const Shape shape = GetParam();
   constexpr uint64_t kCount = 20'000;
   std::mt19937 random(shape.lanes * 100 + shape.call_percent);
-  std::vector<std::pair<uint32_t, uint16_t>> frames;
-  for (uint64_t i = 0; i < kCount; ++i)
-    frames.emplace_back(random() % shape.lanes, random() % 100 < shape.call_percent ? kCallOpcode : kPostOpcode);
+  const auto frames = random_frames(shape, kCount, random);
   Source source;
   Recorder recorder(frames);
   {
@@ -147,9 +152,7 @@ TEST_P(ReaderShapes, FramesStartInOrderWhoeverReadsThem) {
   const Shape shape = GetParam();
   constexpr uint64_t kCount = 5'000;
   std::mt19937 random(shape.lanes * 100 + shape.call_percent);
-  std::vector<std::pair<uint32_t, uint16_t>> frames;
-  for (uint64_t i = 0; i < kCount; ++i)
-    frames.emplace_back(random() % shape.lanes, random() % 100 < shape.call_percent ? kCallOpcode : kPostOpcode);
+  const auto frames = random_frames(shape, kCount, random);
   auto pair = transport::make_loopback();
   BlockPool pool;
   ReadingRecorder recorder(frames);
