@@ -104,17 +104,14 @@ class RdmaLink : public Link {
     for (auto& connection : endpoint_->connections()) connection->disconnect();
     std::vector<rdma_cm_id*> ids;
     for (auto& connection : endpoint_->connections()) ids.push_back(connection->dismantle());
-    const bool network_lost = endpoint_->fate().why().code() == StatusCode::kInternal;
     endpoint_.reset();
     auto destroy = [ids, events = events_.release()] {
       for (rdma_cm_id* id : ids) loaded_verbs().rdma_destroy_id(id);
       loaded_verbs().rdma_destroy_event_channel(events);
     };
-    // The kernel says goodbye for each, and waits for seconds where nobody can hear it.
-    if (network_lost) {
-      if (Thread::start_detached("bf-rdma-bury", destroy)) return;
-    }
-    destroy();
+    // The kernel says goodbye for each, and waits where nobody hears it: over a minute on Soft-RoCE (Linux 6.1). Whether somebody
+    // does is not known here: a peer may seem to have left because it saw the cable go first.
+    if (!Thread::start_detached("bf-rdma-bury", destroy)) destroy();
   }
 
   Status watch() {
