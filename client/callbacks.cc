@@ -10,7 +10,7 @@
 #include "client/trace.h"
 #include "client/watch.h"
 #include "proto/control.h"
-#include "proto/frame.h"
+#include "proto/frame_buffer.h"
 #include "proto/trace.h"
 
 namespace bf::client {
@@ -123,33 +123,33 @@ Status Callbacks::run_one(transport::Stream& side, Landing& landing, std::span<c
   return side.send(parts);
 }
 
+// Data of staging has body and payload; what is traced is payload alone, calls of functions are body alone.
+static bool well_formed(const FrameHeader& header) {
+  switch (Opcode(header.opcode)) {
+    case Opcode::kCallback: return header.body_bytes <= limits::kControlBodyBytes && header.payload_bytes == 0;
+    case Opcode::kTrace: return header.body_bytes == 0 && header.payload_bytes <= limits::kControlBodyBytes;
+    case Opcode::kHostData: return header.body_bytes <= limits::kControlBodyBytes && header.payload_bytes <= limits::kInlineBytes;
+    default: return false;
+  }
+}
+
 Status Callbacks::run(transport::Stream& side, Landing& landing) {
-  std::vector<std::byte> buffer(sizeof(FrameHeader) + limits::kControlBodyBytes + limits::kInlineBytes);
-  size_t used = 0;
+  FrameBuffer frames(kSideFrameBytes);
   for (;;) {
-    auto received = side.receive(std::span(buffer).subspan(used));
+    auto received = side.receive(frames.space());
     if (!received.ok()) return received.status();
     if (*received == 0) return Status(StatusCode::kUnavailable, "the server closed the side stream");
-    used += *received;
-    size_t at = 0;
-    while (used - at >= sizeof(FrameHeader)) {
-      FrameHeader header;
-      std::memcpy(&header, buffer.data() + at, sizeof header);
-      const bool data = header.opcode == uint16_t(Opcode::kHostData);
-      const bool trace = header.opcode == uint16_t(Opcode::kTrace);
-      const uint32_t most_payload = data ? limits::kInlineBytes : trace ? limits::kControlBodyBytes : 0;
-      if ((!data && !trace && header.opcode != uint16_t(Opcode::kCallback)) ||
-          header.body_bytes > (trace ? 0 : limits::kControlBodyBytes) || header.payload_bytes > most_payload) {
-        return Status(StatusCode::kInvalid, "the server sent a malformed frame on the side stream");
-      }
-      if (used - at < sizeof header + header.body_bytes + header.payload_bytes) break;
-      const std::span<const std::byte> body{buffer.data() + at + sizeof header, header.body_bytes};
-      const std::span<const std::byte> payload{body.data() + body.size(), header.payload_bytes};
-      at += sizeof header + body.size() + payload.size();
-      BF_RETURN_IF_ERROR(data ? take_staging(body, payload) : trace ? take_trace(payload) : run_one(side, landing, body));
+    frames.filled(*received);
+    FrameBuffer::Frame frame;
+    FrameBuffer::Next next;
+    while ((next = frames.next(frame, well_formed)) == FrameBuffer::Next::kFrame) {
+      const auto opcode = Opcode(frame.header.opcode);
+      BF_RETURN_IF_ERROR(opcode == Opcode::kHostData ? take_staging(frame.body, frame.payload)
+                         : opcode == Opcode::kTrace  ? take_trace(frame.payload)
+                                                     : run_one(side, landing, frame.body));
     }
-    std::memmove(buffer.data(), buffer.data() + at, used - at);
-    used -= at;
+    if (next == FrameBuffer::Next::kMalformed)
+      return Status(StatusCode::kInvalid, "the server sent a malformed frame on the side stream");
   }
 }
 

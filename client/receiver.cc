@@ -2,12 +2,9 @@
 
 #include <sys/prctl.h>
 
-#include <cstring>
-
 namespace bf::client {
 namespace {
 
-constexpr size_t kKeepBufferBytes = 1 << 20;  // a larger buffer is given back after the frame that needed it
 // What nobody waits for - small copies whose completion is asked for later, errors of posts, text - may lie for so long. A nap costs
 // some microseconds of a processor: small machines have none to spare, and while a thread waits it takes what comes by itself.
 constexpr timespec kLongNap{0, 1'000'000};
@@ -55,32 +52,17 @@ bool Receiver::receive() {
     lost_(why);
     return false;
   };
-  auto received = stream_.receive(std::span(buffer_).subspan(used_));
+  auto received = stream_.receive(frames_.space());
   if (!received.ok()) return end(received.status());
   if (*received == 0) return end(Status(StatusCode::kUnavailable, "the server closed the connection"));
-  used_ += *received;
-  size_t at = 0, wanted = sizeof(FrameHeader);
-  while (used_ - at >= sizeof(FrameHeader)) {
-    FrameHeader header;
-    std::memcpy(&header, buffer_.data() + at, sizeof header);
-    if (!frame_header_ok(header)) return end(Status(StatusCode::kInvalid, "the server sent a malformed frame"));
-    wanted = sizeof header + header.body_bytes + header.payload_bytes;
-    if (used_ - at < wanted) break;
-    const std::span body(buffer_.data() + at + sizeof header, header.body_bytes);
-    if (!take_(header, body, {body.data() + body.size(), header.payload_bytes}))
+  frames_.filled(*received);
+  for (FrameBuffer::Frame frame;;) {
+    const auto next = frames_.next(frame, frame_header_ok);
+    if (next == FrameBuffer::Next::kIncomplete) return true;
+    if (next == FrameBuffer::Next::kMalformed) return end(Status(StatusCode::kInvalid, "the server sent a malformed frame"));
+    if (!take_(frame.header, frame.body, frame.payload))
       return end(Status(StatusCode::kInvalid, "the server sent a frame that answers nothing"));
-    at += wanted;
-    wanted = sizeof(FrameHeader);
   }
-  std::memmove(buffer_.data(), buffer_.data() + at, used_ - at);
-  used_ -= at;
-  if (wanted > buffer_.size()) {
-    buffer_.resize(wanted);
-  } else if (buffer_.size() > kKeepBufferBytes && used_ <= kBytes / 2 && wanted <= kBytes) {
-    buffer_.resize(kBytes);
-    buffer_.shrink_to_fit();
-  }
-  return true;
 }
 
 }  // namespace bf::client

@@ -9,11 +9,10 @@
 #include <cstddef>
 #include <functional>
 #include <span>
-#include <vector>
 
 #include "base/status.h"
 #include "client/futex.h"
-#include "proto/frame.h"
+#include "proto/frame_buffer.h"
 #include "transport/transport.h"
 
 namespace bf::client {
@@ -68,9 +67,7 @@ class Receiver {
   std::atomic<uint32_t> waiters_{0};
 
   // The holder's.
-  static constexpr size_t kBytes = 256 << 10;
-  std::vector<std::byte> buffer_ = std::vector<std::byte>(kBytes);
-  size_t used_ = 0;
+  FrameBuffer frames_{256 << 10};
   bool ended_ = false;
 };
 

@@ -64,4 +64,7 @@ inline bool frame_header_ok(const FrameHeader& h) {
          h.opcode != 0;
 }
 
+// The largest frame of the side stream: data of staging.
+inline constexpr size_t kSideFrameBytes = sizeof(FrameHeader) + limits::kControlBodyBytes + limits::kInlineBytes;
+
 }  // namespace bf

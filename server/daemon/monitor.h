@@ -35,8 +35,8 @@ class Monitor {
     uint64_t facts_version = 0;
     uint64_t sample_version = 0;
     uint64_t sample_unix_us = 0;
-    std::string facts;  // encoded NvmlAnswers
-    std::string sample;
+    std::string facts{};  // encoded NvmlAnswers
+    std::string sample{};
     // For bf health.
     uint64_t uncorrected_errors = 0;
     bool remapping_failed = false;

@@ -155,7 +155,7 @@ class Graphs::Walk {
     Part part;
     part.node = node;
     part.top = top;
-    part.flags = maybe_skipped ? GraphPart::kMaybeSkipped : 0;
+    part.flags = maybe_skipped ? uint32_t{GraphPart::kMaybeSkipped} : 0;
     switch (type) {
       case CU_GRAPH_NODE_TYPE_MEMCPY: {
         CUDA_MEMCPY3D copy{};

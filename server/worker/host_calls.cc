@@ -2,9 +2,8 @@
 
 #include <pthread.h>
 
-#include <cstring>
-
 #include "proto/control.h"
+#include "proto/frame_buffer.h"
 #include "server/worker/session.h"
 
 namespace bf::server {
@@ -166,30 +165,24 @@ Status HostCalls::send_trace() {
 }
 
 void HostCalls::side_loop() {
-  std::vector<std::byte> buffer(sizeof(FrameHeader) + limits::kControlBodyBytes + limits::kInlineBytes);
-  size_t used = 0;
+  FrameBuffer frames(kSideFrameBytes);
   for (;;) {
-    auto received = side_.receive(std::span(buffer).subspan(used));
+    auto received = side_.receive(frames.space());
     if (!received.ok()) return end_(received.status());
     if (*received == 0) return end_(Status(StatusCode::kUnavailable, "the client left"));
-    used += *received;
-    size_t at = 0;
-    while (used - at >= sizeof(FrameHeader)) {
-      FrameHeader header;
-      std::memcpy(&header, buffer.data() + at, sizeof(header));
-      if (!well_formed(header)) return end_(Status(StatusCode::kInvalid, "the client sent a malformed frame on the side stream"));
-      if (used - at < sizeof(header) + header.body_bytes + header.payload_bytes) break;
-      const std::span<const std::byte> body{buffer.data() + at + sizeof(header), header.body_bytes};
-      const std::span<const std::byte> payload{body.data() + body.size(), header.payload_bytes};
-      const Status status = header.opcode == uint16_t(Opcode::kHostChanges) ? read_changes(payload)
-                            : header.opcode == uint16_t(Opcode::kHostData)  ? read_data(body, payload)
-                            : header.opcode == uint16_t(Opcode::kTrace)       ? send_trace()
-                                                                            : read_done(body);
+    frames.filled(*received);
+    FrameBuffer::Frame frame;
+    FrameBuffer::Next next;
+    while ((next = frames.next(frame, well_formed)) == FrameBuffer::Next::kFrame) {
+      const auto opcode = Opcode(frame.header.opcode);
+      const Status status = opcode == Opcode::kHostChanges ? read_changes(frame.payload)
+                            : opcode == Opcode::kHostData  ? read_data(frame.body, frame.payload)
+                            : opcode == Opcode::kTrace     ? send_trace()
+                                                           : read_done(frame.body);
       if (!status.ok()) return end_(status);
-      at += sizeof(header) + body.size() + payload.size();
     }
-    std::memmove(buffer.data(), buffer.data() + at, used - at);
-    used -= at;
+    if (next == FrameBuffer::Next::kMalformed)
+      return end_(Status(StatusCode::kInvalid, "the client sent a malformed frame on the side stream"));
   }
 }
 
