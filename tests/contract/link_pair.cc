@@ -251,6 +251,14 @@ int SentCounter::failed() {
   return failed_;
 }
 
+Status send_on(Stream& stream) {
+  std::vector<std::byte> piece(1 << 20);
+  iovec part{piece.data(), piece.size()};
+  Status sent;
+  for (int i = 0; i < 100 && sent.ok(); i++) sent = stream.send(std::span(&part, 1));
+  return sent;
+}
+
 bool receive_exactly(Stream& stream, std::span<std::byte> out, std::chrono::microseconds spin) {
   while (!out.empty()) {
     await_ready(stream, spin);

@@ -16,8 +16,8 @@
 
 namespace bf::transport::test {
 
-// How soon a broken link has to be noticed. ThreadSanitizer slows encryption down.
-#ifdef BF_THREAD_SANITIZER
+// How soon a broken link has to be noticed. Sanitizers slow everything down, encryption most.
+#ifdef BF_SANITIZERS
 inline constexpr std::chrono::seconds kPromptly{5};
 #else
 inline constexpr std::chrono::seconds kPromptly{1};
@@ -108,6 +108,9 @@ class SentCounter {
 
 // Receives exactly out.size() bytes; false at an end or a failure before.
 bool receive_exactly(Stream& stream, std::span<std::byte> out, std::chrono::microseconds spin = std::chrono::microseconds(0));
+// Sends what nobody receives, until that fails or far more has gone than is held under way. In pieces: TLS encrypts all that it is
+// given before it sends any of it, for as long as a second with a sanitizer.
+Status send_on(Stream& stream);
 std::vector<std::byte> random_bytes(size_t count, uint64_t seed);
 // By memcmp: comparing vectors of std::byte goes byte by byte, which takes ThreadSanitizer seconds for what travels here.
 bool same_bytes(std::span<const std::byte> one, std::span<const std::byte> other);
