@@ -17,9 +17,9 @@ using Clock = std::chrono::steady_clock;
 
 // Times what is promised: code with sanitizers, compiled for speed of compiling, is not the program that the promises are about.
 #ifdef BF_SANITIZERS
-constexpr double kSlower = 5;
+constexpr int kSlower = 5;
 #else
-constexpr double kSlower = 1;
+constexpr int kSlower = 1;
 #endif
 
 double ms_since(Clock::time_point start) { return std::chrono::duration<double, std::milli>(Clock::now() - start).count(); }
@@ -88,7 +88,7 @@ TEST_F(Costs, TokenTlsAndLeaseAddLittleToAStart) {
 
 // All wait for the same GPUs and ask again every two seconds, as bfrun does, each on its own connection with token and TLS.
 TEST_F(Costs, AThousandWaitingClientsAreAnsweredQuickly) {
-  constexpr size_t kThreads = 8, kEach = 125, kRounds = 4;
+  constexpr size_t kThreads = 8, kEach = 125 / kSlower, kRounds = 4;  // fewer where the handshakes of all would take long
   constexpr auto kPause = 2s;
   rlimit files{};
   getrlimit(RLIMIT_NOFILE, &files);
@@ -131,7 +131,7 @@ TEST_F(Costs, AThousandWaitingClientsAreAnsweredQuickly) {
   for (auto& round : answers_ms) {
     std::vector<double> all;
     for (auto& times : round) all.insert(all.end(), times.begin(), times.end());
-    printf("1,000 clients, an answer: median %.2f ms, 99th percentile %.2f ms\n", quantile(all, 0.5), quantile(all, 0.99));
+    printf("%zu clients, an answer: median %.2f ms, 99th percentile %.2f ms\n", clients.size(), quantile(all, 0.5), quantile(all, 0.99));
     best = std::min(best, quantile(all, 0.5));
   }
   EXPECT_LT(best, 5 * kSlower);

@@ -35,7 +35,9 @@ class Queue {
   }
   void wait_empty() {
     std::unique_lock guard(mutex_);
+    ++g_driver->waiting;
     changed_.wait(guard, [&] { return operations_.empty() && !busy_; });
+    --g_driver->waiting;
   }
   bool empty() {
     std::lock_guard guard(mutex_);

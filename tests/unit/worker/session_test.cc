@@ -291,7 +291,7 @@ TEST_F(SessionTest, ASessionEndsWhileAStreamWaitsForItsBytes) {
   ASSERT_EQ(post_cuMemcpyHtoDAsync_v2(address, nullptr, 8 * kMiB, nullptr, client_->name_transfer(), {}), CUDA_SUCCESS);
   allocate(100);
   std::thread waits([] { remote_cuStreamSynchronize(nullptr); });
-  std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  while (driver_.waiting == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   pair_.client->shut();
   waits.join();
   EXPECT_EQ(join().code(), StatusCode::kUnavailable);
