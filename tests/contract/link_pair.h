@@ -16,8 +16,8 @@
 
 namespace bf::transport::test {
 
-// How soon a broken link has to be noticed. Sanitizers slow everything down, encryption most.
-#ifdef BF_SANITIZERS
+// How soon a broken link has to be noticed. ThreadSanitizer slows encryption down.
+#ifdef BF_THREAD_SANITIZER
 inline constexpr std::chrono::seconds kPromptly{5};
 #else
 inline constexpr std::chrono::seconds kPromptly{1};
