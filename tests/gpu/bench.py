@@ -10,8 +10,8 @@ hide behind the step before, but for the first batch); "of bound" is how near we
 transfers of the same size, from a buffer of that size into another, and waits until they are acknowledged. Between processes
 of one host (shm) it is the native figure.
 
-Every run is a process of its own, which measures --repeats times; native and remote alternate, so that drift of the machine
-meets all of them. What each run found goes to stderr when it ends, so nothing is lost if the rest is interrupted. (What `start`
+Every run is a process of its own, which measures --repeats times; native, the plain program and remote alternate, so that drift of
+the machine meets all of them. What each run found goes to stderr when it ends, so nothing is lost if the rest is interrupted. (What `start`
 needs is in the image cache from its second run on.) With $OUT set, $OUT/bench.json holds every single figure. Without a GPU it
 says so and ends with status 0; --software-gpu times the native software GPU against itself through bfrun instead, which says what
 the path costs and nothing of speed."""
@@ -39,11 +39,12 @@ STEPS = 20  # of pytorch_steps.py between two waits for the device: the first ba
 
 
 class Workload:
-    """`images`: (count, height) of the batch of pictures that each step sends, as fp32."""
+    """`images`: (count, height) of the batch of pictures that each step sends, as fp32; `transfers`: sizes of what else it moves, in MiB."""
 
-    def __init__(self, name, command, images=None):
+    def __init__(self, name, command, images=None, transfers=()):
         self.name, self.command = name, command
         self.bytes_up = images[0] * (3 * images[1] ** 2 * 4 + 8) if images else 0
+        self.transfers = [self.bytes_up] if images else [mib << 20 for mib in transfers]
 
     def bound(self, label, unit, native, rates):
         """The best that the path allows, or None where it sets no limit that we know."""
@@ -58,7 +59,7 @@ class Workload:
 
 
 WORKLOADS = [
-    Workload("primitives", None),  # of the build
+    Workload("primitives", None, transfers=(1, 16, 64, 256)),  # of the build
     Workload("resnet50-64", [*PYTORCH, "resnet50", "64"], (64, 224)),
     Workload("resnet50-64-amp", [*PYTORCH, "resnet50", "64", "amp"], (64, 224)),
     Workload("resnet50-128", [*PYTORCH, "resnet50", "128"], (128, 224)),
@@ -104,18 +105,17 @@ def chosen(arguments, build):
 
 
 class LoopbackLine:
-    """A plain program between two processes of this host."""
+    """A plain program between two processes of this host, measured once in every run: medians of processes of its own."""
 
     def __init__(self, build):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = str(probe.getsockname()[1])
-        self.line, self.known = str(build.bin / "line"), {}
+        self.line, self.pings, self.moves = str(build.bin / "line"), [], {}
 
     def __enter__(self):
         self.other = subprocess.Popen([self.line, "serve", self.port])
         time.sleep(0.2)
-        self.rtt_us, self.up_gb_s, self.down_gb_s = self.ask("measure")
         return self
 
     def __exit__(self, *exception):
@@ -126,10 +126,20 @@ class LoopbackLine:
         done = subprocess.run([self.line, what, "127.0.0.1", self.port, *words], capture_output=True, text=True, timeout=60, check=True)
         return tuple(float(word) for word in done.stdout.split())
 
+    def measure(self, transfers):
+        self.pings.append(self.ask("measure", "0.1")[0])
+        for bytes_ in transfers:
+            self.moves.setdefault(bytes_, []).append(self.ask("move", str(bytes_)))
+
     def rates(self, bytes_):
-        if bytes_ not in self.known:
-            self.known[bytes_] = self.ask("move", str(bytes_))
-        return self.known[bytes_]
+        return tuple(statistics.median(way) for way in zip(*self.moves[bytes_]))
+
+    def __str__(self):
+        lines = [f"a plain ping-pong takes {statistics.median(self.pings):.1f} us ({', '.join(map(str, self.pings))})"]
+        for bytes_ in sorted(self.moves):
+            up, down, both = self.rates(bytes_)
+            lines.append(f"a plain program moves transfers of {bytes_ / 2**20:.1f} MiB at {up:.2f} GB/s, {down:.2f} back, {both:.2f} both ways at once")
+        return "\n".join(lines)
 
 
 def better(unit, mine, reference):
@@ -152,8 +162,8 @@ def rows(workload, figures, paths):
         yield row
 
 
-def compare(workloads, paths, arguments):
-    """Runs all of them, prints the table; ({workload: figures}, how many runs failed)."""
+def compare(workloads, paths, arguments, line=None):
+    """Runs all of them, beside the plain program `line`, prints the table; ({workload: figures}, how many runs failed)."""
     settings = {**programs.DEFAULTS, "timeout": 600, "env": {"BENCH_REPEATS": str(arguments.repeats)}}
     native_path = [harness.Build(arguments.build).software] if arguments.software_gpu else []
     memory = 4096 if arguments.software_gpu else 60000
@@ -163,6 +173,8 @@ def compare(workloads, paths, arguments):
     for workload in workloads:
         figures = {}
         for run in range(arguments.runs):
+            if line:
+                line.measure(workload.transfers)
             for path in [None, *paths]:
                 name = path.transport if path else "native"
                 done = (path.server.run(workload.command, settings, name, memory_mib=memory) if path
@@ -197,13 +209,11 @@ def main():
         return 0
     build = harness.Build(arguments.build)
     with LoopbackLine(build) as line, harness.Server(build, software_gpus=1 if arguments.software_gpu else 0) as server:
-        print(f"{gpu}; medians of {arguments.runs} runs; a plain ping-pong over tcp takes {line.rtt_us:.1f} us, four plain connections move "
-              f"{line.up_gb_s:.1f} GB/s one way, {line.down_gb_s:.1f} the other")
+        print(f"{gpu}; medians of {arguments.runs} runs")
         paths = [Path(t, server, line.rates if t == "tcp" else None) for t in arguments.transports.split(",") if t]
-        figures, failed = compare(chosen(arguments, build), paths, arguments)
-        for bytes_, (up, down, both) in sorted(line.known.items()):
-            print(f"a plain program moves transfers of {bytes_ / 2**20:.1f} MiB at {up:.2f} GB/s, {down:.2f} back, {both:.2f} both ways at once")
-    plain = {"rtt_us": line.rtt_us, "up_gb_s": line.up_gb_s, "down_gb_s": line.down_gb_s, "moves": line.known}
+        figures, failed = compare(chosen(arguments, build), paths, arguments, line)
+        print(line)
+    plain = {"rtt_us": line.pings, "moves": line.moves}
     write_json("bench.json", {"gpu": gpu, "runs": arguments.runs, "line": plain, "figures": figures})
     return 1 if failed else 0
 
