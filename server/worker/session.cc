@@ -205,8 +205,9 @@ void Session::run(const Frame& frame, Turn& turn) {
   if (!entry) return violation(call, "unknown opcode");
   if (entry->post != ((call.flags & kPost) != 0))
     return violation(call, "a post that should be a call, or the reverse");
-  calls_.fetch_add(1, std::memory_order_relaxed);
   outstanding_.fetch_add(1, std::memory_order_relaxed);
+  calls_.fetch_add(1, std::memory_order_seq_cst);
+  if (report_sleeps_.load(std::memory_order_seq_cst)) wake_reporter();
   if (mirrors.live()) {
     if (!changes_nothing(call.opcode)) mirrors.note_work();
     call.work_before = mirrors.work();
@@ -270,19 +271,31 @@ void Session::report_now(const std::string& reason, bool lost) {
 }
 
 // bfserver takes leases back that make no calls, so it must hear of those that do, and of a call that takes long; a
-// thread of its own, because nothing else wakes up while such a call runs.
+// thread of its own, because nothing else wakes up while such a call runs. It sleeps while there is none.
 void Session::report_loop() {
   uint64_t calls = 0;
   bool outstanding = false;
   std::unique_lock lock(report_mutex_);
   while (!ended()) {
-    report_wake_.wait_for(lock, kReportEvery);
+    report_wake_.wait_for(lock, kReportEvery, [this] { return ended(); });
     const uint64_t now = calls_.load(std::memory_order_relaxed);
     const bool waiting = outstanding_.load(std::memory_order_relaxed) > 0;
-    if (!ended() && (now != calls || waiting || outstanding)) report_now({}, false);
+    const bool news = now != calls || waiting || outstanding;
+    if (!ended() && news) report_now({}, false);
     calls = now;
     outstanding = waiting;
+    if (news) continue;
+    report_sleeps_.store(true, std::memory_order_seq_cst);
+    if (calls_.load(std::memory_order_seq_cst) == calls)  // else who has counted one more may not have seen us asleep
+      report_wake_.wait(lock, [this] { return ended() || !report_sleeps_.load(std::memory_order_relaxed); });
+    report_sleeps_.store(false, std::memory_order_relaxed);
   }
+}
+
+void Session::wake_reporter() noexcept {
+  std::lock_guard guard(report_mutex_);
+  report_sleeps_.store(false, std::memory_order_relaxed);
+  report_wake_.notify_all();
 }
 
 void Session::idle(const std::function<bool()>& waits, transport::LookOut time) { reader_->look(waits, time); }

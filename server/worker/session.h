@@ -117,6 +117,7 @@ class Session final : public Order::Runner {
   void send_prints();
   void report_now(const std::string& reason, bool lost);
   void report_loop();
+  void wake_reporter() noexcept;
 
   std::unique_ptr<std::unique_ptr<LaneCall>[]> lanes_;  // each touched by its twin only
   std::atomic<uint64_t> calls_{0};
@@ -127,7 +128,8 @@ class Session final : public Order::Runner {
   std::mutex prints_mutex_;
   std::atomic<uint32_t> outstanding_{0};  // calls and posts in the driver
   std::mutex report_mutex_;
-  std::condition_variable report_wake_;  // the session has ended
+  std::condition_variable report_wake_;    // the session has ended, or:
+  std::atomic<bool> report_sleeps_{false};  // until there is a call
   BlockPool pool_;
   std::optional<Order> order_;
   std::optional<Reader> reader_;
