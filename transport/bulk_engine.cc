@@ -73,7 +73,7 @@ Status BulkEngine::landed(const Block& block, const Target& target) {
 }
 
 void BulkEngine::send_loop(uint32_t channel) {
-  while (auto job = queue_.take()) {
+  while (auto job = queue_.take(channel - sends_.first)) {
     Status status = write(channel, *job);
     if (!job->is_credit) queue_.finish(*job);
     if (!status.ok()) end(status);

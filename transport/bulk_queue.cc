@@ -11,11 +11,14 @@ namespace {
 // After its last block a sender looks out so long for the next one: waking it takes longer than sending many a transfer.
 constexpr std::chrono::microseconds kSpin{200};
 
+// The others help while so much waits.
+constexpr uint64_t kMuch = 2 << 20;
+
 }  // namespace
 
 size_t bulk_block_bytes(size_t transfer_bytes) {
   constexpr size_t kUnit = 64 << 10;
-  return std::clamp((transfer_bytes / limits::kBulkChannels + kUnit - 1) / kUnit * kUnit, kUnit, limits::kBulkBlockBytes);
+  return std::clamp((transfer_bytes / kSteadySenders + kUnit - 1) / kUnit * kUnit, kUnit, limits::kBulkBlockBytes);
 }
 
 uint64_t SendQueue::push(uint64_t transfer, const void* data, size_t bytes, Sent sent) {
@@ -32,9 +35,14 @@ uint64_t SendQueue::push(uint64_t transfer, const void* data, size_t bytes, Sent
   bool failed = !failure_.ok();
   auto& target = failed || bytes == 0 ? done_ : active_;
   target.push_back({transfer, static_cast<const std::byte*>(data), bytes, block_bytes, 0, 0, failed, std::move(sent)});
-  if (&target == &active_ && cut_ == active_.end()) --cut_;
+  if (&target == &active_) {
+    if (cut_ == active_.end()) --cut_;
+    waiting_ += bytes;
+  }
+  const bool much = waiting_ >= kMuch;
   note_change();
   lock.unlock();
+  if (much) much_.notify_all();
   if (blocks > 1) {
     changed_.notify_all();
   } else {
@@ -54,7 +62,11 @@ void SendQueue::wait_for_change(std::unique_lock<std::mutex>& lock) {
   changed_.wait(lock);
 }
 
-std::optional<SendQueue::Job> SendQueue::take() {
+bool SendQueue::block_for(uint32_t sender) const {
+  return cut_ != active_.end() && next_block_ - released_ < window_ && (sender < kSteadySenders || waiting_ >= kMuch);
+}
+
+std::optional<SendQueue::Job> SendQueue::take(uint32_t sender) {
   std::unique_lock lock(mutex_);
   for (;;) {
     if (!done_.empty()) {
@@ -72,18 +84,21 @@ std::optional<SendQueue::Job> SendQueue::take() {
       job.is_credit = true;
       job.block.sequence = *std::exchange(announcement_, std::nullopt);
       return job;
-    } else if (cut_ != active_.end() && next_block_ - released_ < window_) {
+    } else if (block_for(sender)) {
       Job job;
       job.owner = cut_;
       job.data = cut_->data + cut_->cut_bytes;
       job.block = {next_block_++, cut_->id, cut_->cut_bytes,
                    uint32_t(std::min(cut_->block_bytes, cut_->bytes - cut_->cut_bytes))};
       cut_->cut_bytes += job.block.bytes;
+      waiting_ -= job.block.bytes;
       cut_->in_flight++;
       if (cut_->cut_bytes == cut_->bytes) ++cut_;
       return job;
-    } else {
+    } else if (sender < kSteadySenders) {
       wait_for_change(lock);
+    } else {
+      much_.wait(lock);
     }
   }
 }
@@ -105,7 +120,7 @@ bool SendQueue::credit(uint64_t released) {
     released_ = released;
     note_change();
   }
-  changed_.notify_all();
+  notify_all();
   return true;
 }
 
@@ -124,7 +139,7 @@ void SendQueue::fail(const Status& why) {
     std::lock_guard lock(mutex_);
     fail_locked(why);
   }
-  changed_.notify_all();
+  notify_all();
 }
 
 void SendQueue::stop() {
@@ -134,7 +149,12 @@ void SendQueue::stop() {
     stopped_ = true;
     note_change();
   }
+  notify_all();
+}
+
+void SendQueue::notify_all() {
   changed_.notify_all();
+  much_.notify_all();
 }
 
 void SendQueue::fail_locked(const Status& why) {
@@ -143,6 +163,7 @@ void SendQueue::fail_locked(const Status& why) {
   note_change();
   announcement_.reset();
   cut_ = active_.end();
+  waiting_ = 0;
   for (auto transfer = active_.begin(); transfer != active_.end();) {
     auto next = std::next(transfer);
     transfer->failed = true;

@@ -31,6 +31,10 @@ struct Transfer {
   std::function<void(const Status&)> sent;
 };
 
+// So many senders take whatever there is to send. More are in each other's way where little is, but one connection carries no
+// more than a processor copies, so others help where much is.
+inline constexpr uint32_t kSteadySenders = 4;
+
 class SendQueue {
  public:
   using Sent = std::function<void(const Status&)>;
@@ -51,8 +55,8 @@ class SendQueue {
   // Bulk::send(). After stop(), `sent` runs right here, with the error.
   uint64_t push(uint64_t transfer, const void* data, size_t bytes, Sent sent);
 
-  // For sender threads: runs the `sent` callbacks that are due, then waits for a job. Nothing once stop() was called.
-  std::optional<Job> take();
+  // For sender threads, which count from 0: runs the `sent` callbacks that are due, then waits for a job. Nothing once stop() was called.
+  std::optional<Job> take(uint32_t sender = 0);
   // The bytes of a block job are no longer needed. The caller comes back to take().
   void finish(const Job& job);
 
@@ -67,6 +71,8 @@ class SendQueue {
 
  private:
   void fail_locked(const Status& why);
+  bool block_for(uint32_t sender) const;
+  void notify_all();
   void note_change() { changes_.fetch_add(1, std::memory_order_release); }
   // Waits for a change: looks out for a while, then sleeps.
   void wait_for_change(std::unique_lock<std::mutex>& lock);
@@ -74,10 +80,12 @@ class SendQueue {
   const uint64_t window_;
   std::mutex mutex_;
   std::condition_variable changed_;
+  std::condition_variable much_;  // of those who help with much
   std::atomic<uint64_t> changes_{0};  // counts up under mutex_, before changed_ is notified
   std::list<Transfer> active_;         // not finished, in send order
   std::list<Transfer>::iterator cut_;  // the first that is not wholly cut into blocks
   std::list<Transfer> done_;           // `sent` is due
+  uint64_t waiting_ = 0;               // bytes that are not cut into blocks yet
   uint64_t next_sequence_ = 0;         // of the next push
   uint64_t next_block_ = 0;            // of the next block to take
   uint64_t released_ = 0;

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "api/driver_api.h"
+#include "server/worker/gaps.h"
 
 namespace bf::server {
 namespace {
@@ -282,32 +283,32 @@ CUresult Copies::to_device(CUdeviceptr dst, size_t bytes, std::span<const std::b
     if (result == CUDA_SUCCESS) result = fenced;
   };
   Patience patience(holds_up);
-  for (size_t offset = 0; offset < bytes;) {
+  for (Gaps gaps(bytes); !gaps.none();) {
     Inbox::Landed landed;
-    if (!inbox_.take(transfer, offset, landed)) {
+    if (!inbox_.take(transfer, Inbox::kAnyOffset, landed)) {
       fence();
-      if (!inbox_.wait(transfer, offset, landed, patience.give_up())) {
-        const size_t part = std::min(part_of(bytes), bytes - offset);
-        const auto copy = [&](std::byte* data) { return driver_.cuMemcpyHtoDAsync_v2(dst + offset, data, part, stream); };
+      if (!inbox_.wait(transfer, Inbox::kAnyOffset, landed, patience.give_up())) {
+        const auto [offset, part] = gaps.first(part_of(bytes));
+        const auto copy = [&, to = dst + offset, part = part](std::byte* data) { return driver_.cuMemcpyHtoDAsync_v2(to, data, part, stream); };
         if (result == CUDA_SUCCESS && park(part, transfer, offset, stream, result, copy)) {
-          offset += part;
+          gaps.take(offset, part);
           continue;
         }
-        if (!inbox_.wait(transfer, offset, landed)) return CUDA_ERROR_OPERATING_SYSTEM;  // nobody will read it
+        if (!inbox_.wait(transfer, Inbox::kAnyOffset, landed)) return CUDA_ERROR_OPERATING_SYSTEM;  // nobody will read it
       }
     }
     patience.they_came();
-    const size_t count = std::min<size_t>(landed.block.bytes, bytes - offset);
+    const transport::Block& block = landed.block;
     const bool pinned = ring_pinned(landed.data);
+    if (!gaps.take(block.offset, block.bytes)) result = CUDA_ERROR_INVALID_VALUE;  // no client of ours sends that
     // After a failure the rest of the transfer is still coming and must leave the ring.
-    if (result == CUDA_SUCCESS) result = driver_.cuMemcpyHtoDAsync_v2(dst + offset, landed.data, count, stream);
+    if (result == CUDA_SUCCESS) result = driver_.cuMemcpyHtoDAsync_v2(dst + block.offset, landed.data, block.bytes, stream);
     if (result == CUDA_SUCCESS && pinned) {
-      unfenced.push_back(landed.block);
+      unfenced.push_back(block);
       if (unfenced.size() == kFenceBlocks) fence();
     } else {
-      inbox_.release(landed.block);
+      inbox_.release(block);
     }
-    offset += landed.block.bytes;
   }
   fence();
   return result;
@@ -330,7 +331,8 @@ CUresult Copies::send_piece(uint64_t ticket, uint64_t offset, size_t bytes, bool
 CUresult Copies::from_device(CUdeviceptr src, size_t bytes, uint64_t ticket, CUstream stream) {
   const bool bulk = bytes > limits::kInlineBytes;
   for (size_t offset = 0; offset < bytes;) {
-    const size_t count = std::min(bytes - offset, Staging::kLargeBytes);
+    // The line is idle until the first piece is there.
+    const size_t count = std::min(bytes - offset, offset == 0 ? size_t(limits::kBulkBlockBytes) : Staging::kLargeBytes);
     StagingSlot slot = bulk ? staging_.take_device() : StagingSlot{};
     if (!slot.data && !take_slot(count, slot)) return CUDA_ERROR_OPERATING_SYSTEM;
     if (CUresult result = slot.device ? driver_.cuMemcpyDtoDAsync_v2(CUdeviceptr(slot.data), src + offset, count, stream)

@@ -113,8 +113,8 @@ void Inbox::discard(uint64_t transfer) {
 }
 
 bool Inbox::take_locked(uint64_t transfer, uint64_t offset, Landed& landed) {
-  const auto found = blocks_.find({transfer, offset});
-  if (found == blocks_.end()) return false;
+  const auto found = offset == kAnyOffset ? blocks_.lower_bound({transfer, 0}) : blocks_.find({transfer, offset});
+  if (found == blocks_.end() || found->first.first != transfer) return false;
   landed = found->second;
   blocks_.erase(found);
   return true;

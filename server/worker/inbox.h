@@ -1,6 +1,6 @@
 // Incoming bulk blocks, from their landing in the transport's ring until the GPU has read them.
 //
-// A twin takes the blocks of its transfer in the order of their offsets. Blocks of transfers that no call has named yet
+// A twin takes the blocks of its transfer as they come, or in the order of their offsets. Blocks of transfers that no call has named yet
 // wait in the ring; the ring bounds them. For what is still under way a twin need not stay: it parks memory, and a stream that
 // waits at a gate until all of that has landed.
 #pragma once
@@ -54,8 +54,10 @@ class Inbox final : public transport::BulkSink {
   Inbox(transport::Bulk& bulk, Fences& fences, Recorder& recorder, uint32_t spin_us, std::function<void(const Status&)> lost)
       : bulk_(bulk), fences_(fences), recorder_(recorder), spin_us_(spin_us), lost_(std::move(lost)) {}
 
-  // Waits for the block of `transfer` that begins at `offset`. False when the session ends meanwhile, or `give_up` says so, which is
-  // asked at least every 100 us. The caller owes release(landed.block).
+  static constexpr uint64_t kAnyOffset = UINT64_MAX;
+
+  // Waits for the block of `transfer` that begins at `offset`, or for any. False when the session ends meanwhile, or `give_up` says so,
+  // which is asked at least every 100 us. The caller owes release(landed.block).
   bool wait(uint64_t transfer, uint64_t offset, Landed& landed, const std::function<bool()>& give_up = {});
   // The same if it is there already; else false, at once.
   bool take(uint64_t transfer, uint64_t offset, Landed& landed);

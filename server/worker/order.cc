@@ -29,6 +29,8 @@ void sleep_us(long us) {
 }
 
 constexpr int kMaxSpinners = 2;  // the lane that ran last and one more; others would only take processors
+// While bulk data is moved the program is likely to wait for it, with its next call behind; but on a slow line for long.
+constexpr auto kMoving = std::chrono::milliseconds(2);
 
 }  // namespace
 
@@ -141,7 +143,9 @@ void Order::stop() noexcept {
 bool Order::wait_for_turn(Lane& lane) {
   if (spin_us_ > 0 && spinners_.fetch_add(1, std::memory_order_relaxed) < kMaxSpinners) {
     const std::function<bool()> waits = [&] { return lane.state.load(std::memory_order_relaxed) != kHasTurn; };
+    transport::LookOut moving(kMoving);
     for (transport::LookOut look{std::chrono::microseconds(spin_us_)}; waits() && !look.over();) {
+      if (transport::Moving::any() && !moving.over()) look.restart();
       runner_.idle(waits, look);
       for (int i = 0; i < 64 && waits(); ++i) transport::relax_cpu();
     }

@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstring>
+#include <future>
 #include <set>
 
 #include "transport/tcp_wire.h"
@@ -47,15 +49,35 @@ TEST(SendQueue, CutsAndNumbersInSendOrder) {
   EXPECT_EQ(results.codes, (std::vector{StatusCode::kOk, StatusCode::kOk}));
 }
 
-TEST(SendQueue, CutsSmallTransfersForAllChannels) {
+TEST(SendQueue, OthersHelpOnlyWithMuch) {
+  SendQueue queue(100);
+  Results results;
+  std::vector<std::byte> data(4 * kBlock);
+  queue.push(1, data.data(), 3 * kBlock, results.add());
+  EXPECT_EQ(queue.take(kSteadySenders)->block.sequence, 0u);
+  EXPECT_EQ(queue.take(kSteadySenders)->block.sequence, 1u);
+  auto helper = std::async(std::launch::async, [&] { return queue.take(kSteadySenders); });
+  EXPECT_EQ(helper.wait_for(std::chrono::milliseconds(50)), std::future_status::timeout);
+  EXPECT_EQ(queue.take()->block.sequence, 2u);
+  queue.push(2, data.data(), kBlock, results.add());
+  EXPECT_EQ(helper.wait_for(std::chrono::milliseconds(50)), std::future_status::timeout);
+  queue.push(3, data.data(), data.size(), results.add());
+  EXPECT_EQ(helper.get()->block.sequence, 3u);
+  for (uint64_t i = 4; i < 8; i++) EXPECT_EQ(queue.take()->block.sequence, i);
+  helper = std::async(std::launch::async, [&] { return queue.take(kSteadySenders); });
+  queue.stop();
+  EXPECT_FALSE(helper.get());
+}
+
+TEST(SendQueue, CutsSmallTransfersForSteadySenders) {
   SendQueue queue(100);
   Results results;
   std::vector<std::byte> data(kBlock + 1);
-  EXPECT_EQ(queue.push(1, data.data(), kBlock, results.add()), limits::kBulkChannels);
+  EXPECT_EQ(queue.push(1, data.data(), kBlock, results.add()), kSteadySenders);
   size_t bytes = 0;
-  for (uint32_t i = 0; i < limits::kBulkChannels; i++) bytes += queue.take()->block.bytes;
+  for (uint32_t i = 0; i < kSteadySenders; i++) bytes += queue.take()->block.bytes;
   EXPECT_EQ(bytes, kBlock);
-  EXPECT_EQ(queue.push(2, data.data(), 1, results.add()), limits::kBulkChannels + 1);
+  EXPECT_EQ(queue.push(2, data.data(), 1, results.add()), kSteadySenders + 1);
   EXPECT_EQ(queue.take()->block.bytes, 1u);
   queue.fail(kGone);
 }

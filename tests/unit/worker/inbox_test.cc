@@ -82,6 +82,19 @@ TEST_F(InboxTest, WhoWaitsGivesUpWhenHeIsTold) {
   EXPECT_EQ(landed.data, slot.data());
 }
 
+TEST_F(InboxTest, WhoTakesAnyBlockGetsThoseOfHisTransfer) {
+  Inbox::Landed landed;
+  auto of_another = block(0);
+  of_another.transfer = 8;
+  ASSERT_TRUE(inbox.landed(of_another, slot.data()));
+  EXPECT_FALSE(inbox.take(7, Inbox::kAnyOffset, landed));
+  ASSERT_TRUE(inbox.landed(block(2), slot.data()));
+  ASSERT_TRUE(inbox.wait(7, Inbox::kAnyOffset, landed));
+  EXPECT_EQ(landed.block.offset, block(2).offset);
+  EXPECT_FALSE(inbox.take(7, Inbox::kAnyOffset, landed));
+  EXPECT_TRUE(inbox.take(8, Inbox::kAnyOffset, landed));
+}
+
 TEST_F(InboxTest, TheEndOpensEveryGate) {
   const auto parked = park(0, 300);
   EXPECT_EQ(inbox.place(block(0)), memory.data());
