@@ -142,7 +142,6 @@ void Connection::lose(const Status& why) {
 }
 
 void Connection::on_events(uint32_t events) {
-  const bool was_held = held_;
   if (sending() && (events & (EPOLLOUT | EPOLLHUP | EPOLLERR))) {
     write_some();
     // The engine may hold a request that no further event would announce.
@@ -151,13 +150,12 @@ void Connection::on_events(uint32_t events) {
   if (socket_ && !busy() && (events & (EPOLLIN | EPOLLHUP | EPOLLERR))) read_some();
   // Half closed while a reply is pending: nobody may be reading any more, and nothing will follow.
   if (socket_ && busy() && (events & (EPOLLHUP | EPOLLERR))) lose({StatusCode::kUnavailable, "the peer left"});
-  // A peer says seldom anything while it waits, so only if it does it is worth a system call to hear no more of it.
-  update_interest(!(was_held && held_));
+  update_interest();
 }
 
-void Connection::update_interest(bool read) {
+void Connection::update_interest() {
   if (!socket_) return;
-  uint32_t wanted = sending() ? uint32_t(EPOLLOUT) : read ? EPOLLIN | EPOLLRDHUP : 0;
+  uint32_t wanted = sending() ? uint32_t(EPOLLOUT) : held_ ? 0 : EPOLLIN | EPOLLRDHUP;
   if (wanted != interest_) loop_.change(socket_.get(), interest_ = wanted);
 }
 
@@ -271,6 +269,11 @@ void Connection::deliver() {
   have_ = 0;
   last_progress_ = EventLoop::Clock::now();
   owner_.on_frame(*this, std::move(frame));
+}
+
+void Connection::hold() {
+  held_ = true;
+  update_interest();
 }
 
 void Connection::reply(Opcode opcode, std::string body, std::string payload) {

@@ -66,7 +66,7 @@ class Connection {
   void reply_and_close(Opcode opcode, uint16_t flags, std::string body);
 
   // Nothing is read until release(): the answer to the last request is still being made.
-  void hold() { held_ = true; }
+  void hold();
   void release() { held_ = false; }
 
   // Takes the socket away, in blocking mode; the connection is dead afterwards.
@@ -93,7 +93,7 @@ class Connection {
   void write_some();
   bool send_some(size_t& budget);  // false: the socket takes no more for now, or it is over
   bool sending() const { return !out_.empty() || zeroes_ > 0 || stream_ > 0 || !cipher_.empty(); }
-  void update_interest(bool read = true);
+  void update_interest();
   void lose(const Status& why);
 
   EventLoop& loop_;

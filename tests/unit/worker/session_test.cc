@@ -47,7 +47,11 @@ class SessionTest : public testing::Test {
     ledger_.emplace(std::move(*ledger));
     config_.devices = {{64 * kMiB, 8 * kMiB}};
     config_.ledger = &*ledger_;
-    config_.report = [this](const control::WorkerReport& report) { report_ = report; };
+    config_.report = [this](const control::WorkerReport& report) {
+      report_ = report;
+      reported_calls_ = report.calls;
+      ++reports_;
+    };
     worker_ = std::thread([this] { why_ = server::serve_session(*pair_.worker, driver_.api, config_); });
     client_.emplace(*pair_.client);
     client_->use();
@@ -84,6 +88,8 @@ class SessionTest : public testing::Test {
   std::thread worker_;
   Status why_;
   control::WorkerReport report_;  // the last one; to be read after join()
+  std::atomic<uint64_t> reported_calls_{0};
+  std::atomic<int> reports_{0};
   CUcontext context_ = nullptr;
 };
 
@@ -504,6 +510,19 @@ TEST_F(SessionTest, ACutLinkEndsTheSession) {
   EXPECT_FALSE(join().ok());
   EXPECT_FALSE(report_.reason.empty());
   EXPECT_FALSE(report_.lost) << "the client has left, as far as the worker can tell";
+}
+
+TEST_F(SessionTest, ReportsWhileThereAreCallsAndNotBetweenThem) {
+  start_with_context();
+  for (uint64_t calls = 2; calls < 4; ++calls) {
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (reported_calls_ < calls && std::chrono::steady_clock::now() < until) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    EXPECT_EQ(reported_calls_, calls);
+    const int reports = reports_;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1500));  // it has gone to sleep
+    EXPECT_EQ(reports_, reports);
+    ASSERT_EQ(remote_cuStreamQuery(nullptr), CUDA_SUCCESS);
+  }
 }
 
 // --- Order
