@@ -129,7 +129,9 @@ struct Direction {
 class LoopbackBulk : public BulkEngine {
  public:
   LoopbackBulk(const Faults& outgoing, std::function<void()> link_failed)
-      : BulkEngine({0, 1}, {0, 1}, limits::kBulkBlocks, limits::kBulkBlocks, false, std::move(link_failed)), delay_(outgoing.delay) {
+      : BulkEngine({0, 1}, {0, 1}, limits::kBulkBlocks, limits::kBulkBlocks, false, std::move(link_failed)),
+        delay_(outgoing.delay),
+        backwards_(outgoing.bulk_backwards) {
     memory_.reset(new (std::align_val_t(4096), std::nothrow) std::byte[kBytes]);
     if (memory_) ring_ = {memory_.get(), kBytes};
   }
@@ -152,7 +154,12 @@ class LoopbackBulk : public BulkEngine {
     memcpy(peer_->slot(job.block.sequence), job.data, job.block.bytes);
     std::lock_guard lock(peer_->mutex_);
     if (peer_->ended_) return unavailable("the peer closed the link");
-    peer_->arriving_.push_back({job.block, Clock::now() + delay_});
+    auto& arriving = peer_->arriving_;
+    if (backwards_ && !arriving.empty()) {
+      arriving.push_front({job.block, arriving.front().ready_at});
+    } else {
+      arriving.push_back({job.block, Clock::now() + delay_});
+    }
     peer_->changed_.notify_all();
     return ok_status();
   }
@@ -190,6 +197,7 @@ class LoopbackBulk : public BulkEngine {
   void window_moved() override { peer_->queue_.credit(window_.released()); }
 
   const std::chrono::microseconds delay_;
+  const bool backwards_;
   LoopbackBulk* peer_ = nullptr;
   std::unique_ptr<std::byte[], AlignedDelete> memory_;
   std::mutex mutex_;

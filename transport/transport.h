@@ -194,6 +194,7 @@ Result<std::unique_ptr<Link>> accept_shm_link(Fd socket, std::chrono::millisecon
 // loopback: two ends in one process, the reference implementation, with faults.
 struct Faults {
   std::chrono::microseconds delay{0};     // added to every delivery
+  bool bulk_backwards = false;            // of the blocks that are under way the newest arrives first
   size_t split_bytes = 0;                 // receive() returns at most this many bytes; 0: no limit
   uint64_t cut_after_bytes = 0;           // the link fails after so many stream bytes; 0: never
   uint64_t corrupt_at_byte = UINT64_MAX;  // this byte of the calls stream is inverted on its way

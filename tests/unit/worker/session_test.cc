@@ -391,6 +391,51 @@ TEST_F(SessionTest, RefusedTransfersLeaveTheRing) {
   EXPECT_EQ(back, data);
 }
 
+// Where the copies of HtoD begin, in order.
+std::vector<CUdeviceptr> g_begun;
+
+// A transfer's blocks come over several connections, some slower than others.
+TEST_F(SessionTest, BlocksAreCopiedInTheOrderInWhichTheyLand) {
+  static decltype(driver_.api.cuMemcpyHtoDAsync_v2) plain;
+  plain = driver_.api.cuMemcpyHtoDAsync_v2;
+  driver_.api.cuMemcpyHtoDAsync_v2 = [](CUdeviceptr to, const void* from, size_t bytes, CUstream stream) {
+    g_begun.push_back(to);
+    return plain(to, from, bytes, stream);
+  };
+  transport::Faults late;
+  late.delay = std::chrono::milliseconds(20);
+  late.bulk_backwards = true;
+  start(late);
+  use_context();
+  const size_t bytes = 8 * kMiB + 12345;
+  const CUdeviceptr address = allocate(2 * bytes);
+  const auto data = pattern(bytes, 7), more = pattern(bytes, 8);
+  const auto back = [&](CUdeviceptr from) {
+    std::vector<uint8_t> bytes_there(bytes);
+    EXPECT_EQ(remote_cuMemcpyDtoH_v2(nullptr, from, bytes, client_->ticket(bytes_there.data(), bytes)), CUDA_SUCCESS);
+    return bytes_there;
+  };
+  for (int tries = 0; tries < 10; ++tries) {  // until the call is there before its bytes
+    g_begun.clear();
+    const uint64_t transfer = client_->name_transfer();
+    std::thread sends([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      client_->send_transfer(transfer, data.data(), bytes);
+    });
+    EXPECT_EQ(remote_cuMemcpyHtoD_v2(address, nullptr, bytes, transfer, {}), CUDA_SUCCESS);
+    sends.join();
+    EXPECT_EQ(g_begun.size(), 9u);
+    EXPECT_EQ(back(address), data);
+    if (!std::is_sorted(g_begun.begin(), g_begun.end())) break;
+  }
+  EXPECT_FALSE(std::is_sorted(g_begun.begin(), g_begun.end()));
+  // With a call behind them that is not to wait: what is missing waits at gates.
+  ASSERT_EQ(post_cuMemcpyHtoDAsync_v2(address, nullptr, bytes, nullptr, client_->transfer(more.data(), bytes), {}), CUDA_SUCCESS);
+  ASSERT_EQ(post_cuMemcpyHtoDAsync_v2(address + bytes, nullptr, bytes, nullptr, client_->transfer(data.data(), bytes), {}), CUDA_SUCCESS);
+  EXPECT_EQ(back(address), more);
+  EXPECT_EQ(back(address + bytes), data);
+}
+
 std::vector<CUgraphNode> nodes_of(CUgraph graph) {
   CUgraphNode nodes[2];
   size_t count = 2;
