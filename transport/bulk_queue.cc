@@ -113,14 +113,17 @@ void SendQueue::finish(const Job& job) {
 }
 
 bool SendQueue::credit(uint64_t released) {
+  bool much;
   {
     std::lock_guard lock(mutex_);
     if (released > next_block_) return false;
     if (released <= released_) return true;  // overtaken on another channel
     released_ = released;
+    much = waiting_ >= kMuch;
     note_change();
   }
-  notify_all();
+  changed_.notify_all();
+  if (much) much_.notify_all();
   return true;
 }
 

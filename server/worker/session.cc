@@ -286,9 +286,7 @@ void Session::report_loop() {
     outstanding = waiting;
     if (news) continue;
     report_sleeps_.store(true, std::memory_order_seq_cst);
-    if (calls_.load(std::memory_order_seq_cst) == calls)  // else who has counted one more may not have seen us asleep
-      report_wake_.wait(lock, [this] { return ended() || !report_sleeps_.load(std::memory_order_relaxed); });
-    report_sleeps_.store(false, std::memory_order_relaxed);
+    report_wake_.wait(lock, [&] { return ended() || calls_.load(std::memory_order_seq_cst) != calls; });
   }
 }
 

@@ -52,8 +52,8 @@ class SessionTest : public testing::Test {
     config_.ledger = &*ledger_;
     config_.report = [this](const control::WorkerReport& report) {
       report_ = report;
-      reported_calls_ = report.calls;
       ++reports_;
+      reported_calls_ = report.calls;  // last: who has seen it counts the reports
     };
     worker_ = std::thread([this] { why_ = server::serve_session(*pair_.worker, driver_.api, config_); });
     client_.emplace(*pair_.client);
