@@ -71,6 +71,12 @@ class Pipe {
     return receiver_shut_ || (pieces_.empty() ? ended_ : Clock::now() >= pieces_.front().ready_at);
   }
 
+  void wait_until_ready() {
+    std::unique_lock lock(mutex_);
+    while (!receiver_shut_ && pieces_.empty() && !ended_) changed_.wait(lock);
+    if (!receiver_shut_ && !pieces_.empty()) changed_.wait_until(lock, pieces_.front().ready_at, [this] { return receiver_shut_; });
+  }
+
   // No more bytes come; what was sent still arrives. `in_order`: the receiver then reads an end, else a failure.
   void end(bool in_order, const char* why) {
     std::lock_guard lock(mutex_);
@@ -255,6 +261,7 @@ class LoopbackStream : public Stream {
 
   Result<size_t> receive(std::span<std::byte> buffer) override { return (in_.*pipe_).receive(buffer); }
   bool ready() override { return (in_.*pipe_).ready(); }
+  void wait_until_ready() override { (in_.*pipe_).wait_until_ready(); }
 
   void shut() noexcept override {
     (out_.*pipe_).end(true, "the stream was shut");

@@ -41,6 +41,7 @@ class RdmaStream : public Stream {
   Status send(std::span<const iovec> parts) override;
   Result<size_t> receive(std::span<std::byte> buffer) override;
   bool ready() override;
+  void wait_until_ready() override;
   void shut() noexcept override;
 
   // Wakes whoever waits here, to look at the link's fate again.

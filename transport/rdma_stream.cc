@@ -237,8 +237,12 @@ bool RdmaStream::ready() {
   return anything();
 }
 
-Result<size_t> RdmaStream::receive(std::span<std::byte> buffer) {
+void RdmaStream::wait_until_ready() {
   wait(kAtOnce, [this] { return anything(); });
+}
+
+Result<size_t> RdmaStream::receive(std::span<std::byte> buffer) {
+  wait_until_ready();
   std::unique_lock lock(receive_mutex_);
   progress_locked();
   if (shut_) return shut_here();

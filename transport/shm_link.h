@@ -26,6 +26,7 @@ class ShmStream : public Stream {
   Status send(std::span<const iovec> parts) override;
   Result<size_t> receive(std::span<std::byte> buffer) override;
   bool ready() override;
+  void wait_until_ready() override;
   void shut() noexcept override;
 
   // Wakes whoever waits here, to look at `life` again.

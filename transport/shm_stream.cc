@@ -62,6 +62,12 @@ ShmStream::State ShmStream::look() {
 
 bool ShmStream::ready() { return look().anything(); }
 
+// The receiver may be at work: what it has taken is only seen in shared memory here, where the peer could write anything. That would
+// have us look again.
+void ShmStream::wait_until_ready() {
+  wait_on_bell(in_.data, kAtOnce, [this] { return shut_ || life_.shut || in_.closed.load() || life_.peer_gone || in_.head.load() != in_.tail.load(); });
+}
+
 Result<size_t> ShmStream::receive(std::span<std::byte> buffer) {
   State state;
   wait_on_bell(in_.data, kAtOnce, [&] { return (state = look()).anything(); });

@@ -36,6 +36,7 @@ class TcpStream : public Stream {
   }
 
   bool ready() override { return connection_.ready(); }
+  void wait_until_ready() override { connection_.wait_until_ready(); }
 
   void shut() noexcept override {
     shut_ = true;

@@ -141,6 +141,12 @@ bool TcpConnection::ready() {
   return poll(&readable, 1, 0) > 0;
 }
 
+void TcpConnection::wait_until_ready() {
+  if (cipher_ != nullptr && cipher_->more) return;
+  pollfd readable{fd_.get(), POLLIN, 0};
+  poll(&readable, 1, -1);
+}
+
 Result<size_t> TcpConnection::receive_encrypted(std::span<std::byte> buffer) {
   for (;;) {
     {

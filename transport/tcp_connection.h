@@ -40,6 +40,7 @@ class TcpConnection {
   Result<size_t> receive(std::span<std::byte> buffer);
   // Would receive() find something? With TLS it may be the beginning of a record only, for the rest of which receive() waits.
   bool ready();
+  void wait_until_ready();
   // All of them; false at an orderly end before the first.
   Result<bool> receive_all(std::span<std::byte> buffer);
   // Ends the connection both ways, so that a peer blocked in a send notices, too. Whoever still receives may then see
@@ -54,7 +55,7 @@ class TcpConnection {
     std::mutex mutex;  // of the engine
     std::unique_ptr<Tls> tls;
     std::vector<std::byte> raw;  // the receiver's: what the engine has not taken yet lies here
-    bool more = false;           // the receiver's: the engine holds bytes
+    std::atomic<bool> more{false};  // the engine holds bytes
     std::string sending;         // the sender's
   };
 

@@ -39,6 +39,9 @@ class Stream {
   // Has something come for receive()? Also its end or its failure. The receiver's, who polls with it (await_ready()).
   virtual bool ready() = 0;
 
+  // Sleeps until ready(), or for less. For one thread that is not the receiver: who is may receive meanwhile what ready() told it of.
+  virtual void wait_until_ready() = 0;
+
   // Makes every pending and later send/receive here, and soon at the peer, fail. Idempotent, never blocks.
   virtual void shut() noexcept = 0;
 };

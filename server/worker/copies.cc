@@ -20,6 +20,7 @@ constexpr auto kTwinPatience = std::chrono::milliseconds(5);    // for the next 
 constexpr size_t kParked = 64;                                  // parts of copies: half of the staging
 constexpr auto kPatience = std::chrono::milliseconds(50);  // then ask whether the context still works
 constexpr auto kEager = std::chrono::milliseconds(2);      // after the last progress: poll often, then less
+constexpr auto kSoon = std::chrono::microseconds(150);     // after the call of a large copy back: the line waits for its first piece
 constexpr auto kRelaxed = std::chrono::microseconds(200);  // 32 blocks of the ring cover it at 160 GB/s
 constexpr auto kWakeful = std::chrono::milliseconds(20);   // after the last copy: look for the next one unasked
 
@@ -64,6 +65,7 @@ void Copies::start() {
   completer_ = std::thread([this] {
     pthread_setname_np(pthread_self(), "bf-complete");
     prctl(PR_SET_TIMERSLACK, 1);  // ns
+    transport::prefer_short_slices();
     completion_loop();
   });
   doubter_ = std::thread([this] {
@@ -160,7 +162,9 @@ void Copies::completion_loop() {
         open = still_open;
         changed = now;
       }
-      if (now - changed < kEager) {
+      if (now < soon_.load(std::memory_order_relaxed) && transport::processors_to_spare()) {
+        for (int i = 0; i < 64; ++i) transport::relax_cpu();
+      } else if (now - changed < kEager) {
         sleep_briefly();
       } else {
         std::this_thread::sleep_for(kRelaxed);
@@ -196,6 +200,7 @@ size_t Copies::open_count() {
 void Copies::nudge(bool at_once) {
   CUcontext context = nullptr;
   driver_.cuCtxGetCurrent(&context);
+  if (at_once) soon_.store(std::chrono::steady_clock::now() + kSoon, std::memory_order_relaxed);
   std::lock_guard guard(mutex_);
   last_context_ = context;
   ++copies_;

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <functional>
 #include <memory>
@@ -102,6 +103,7 @@ class Copies {
   std::vector<Reading> readings_;
   size_t parked_ = 0;  // of them
   std::atomic<bool> stopped_{false};
+  std::atomic<std::chrono::steady_clock::time_point> soon_{};  // until then something may come that the line waits for
   uint64_t copies_ = 0;  // that the completion thread was told of
   enum class Sleep { kNone, kNap, kDeep } sleep_ = Sleep::kNone;
   CUcontext last_context_ = nullptr;  // of the latest copy, under mutex_

@@ -130,11 +130,10 @@ bool Inbox::wait(uint64_t transfer, uint64_t offset, Landed& landed, const std::
   for (;;) {
     if (stopped_) return false;
     if (take_locked(transfer, offset, landed)) return true;
-    if (give_up && give_up()) return false;
     Recorder::Span waiting(recorder_);
     const uint64_t before = bytes_received();
     guard.unlock();
-    look_out(before, give_up);
+    if (look_out(before, give_up)) return false;
     guard.lock();
     if (stopped_ || bytes_received() != before) continue;
     if (give_up) {
@@ -145,12 +144,14 @@ bool Inbox::wait(uint64_t transfer, uint64_t offset, Landed& landed, const std::
   }
 }
 
-// Until more has landed, for a short while: the next block of a transfer is seldom far, and waking up is slow.
-void Inbox::look_out(uint64_t bytes_before, const std::function<bool()>& give_up) const {
-  for (transport::LookOut look{std::chrono::microseconds(spin_us_)}; !look.over();) {
+// Until more has landed, for a short while: the next block of a transfer is seldom far, and waking up is slow. True if `give_up`
+// says so, which is asked at least once.
+bool Inbox::look_out(uint64_t bytes_before, const std::function<bool()>& give_up) const {
+  for (transport::LookOut look{std::chrono::microseconds(spin_us_)};;) {
+    if (give_up && give_up()) return true;
+    if (look.over()) return false;
     for (int i = 0; i < 64; ++i, transport::relax_cpu())
-      if (bytes_received() != bytes_before) return;
-    if (give_up && give_up()) return;
+      if (bytes_received() != bytes_before) return false;
   }
 }
 

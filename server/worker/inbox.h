@@ -97,7 +97,7 @@ class Inbox final : public transport::BulkSink {
   uint64_t bytes_received() const { return bytes_.load(std::memory_order_relaxed); }
 
  private:
-  void look_out(uint64_t bytes_before, const std::function<bool()>& give_up) const;
+  bool look_out(uint64_t bytes_before, const std::function<bool()>& give_up) const;
   // With mutex_ held, all of them.
   bool take_locked(uint64_t transfer, uint64_t offset, Landed& landed);
   std::shared_ptr<Parked> parked_for(const transport::Block& block) const;

@@ -46,13 +46,18 @@ void Reader::run() {
   for (take_baton(); !stopped();) {
     wanted_.store(false, std::memory_order_relaxed);
     const auto wanted = [this] { return stopped() || wanted_.load(std::memory_order_relaxed); };
+    bool nothing = false;
     if (pool_.live_bytes() > BlockPool::kLiveBytes) {
       sleep_briefly();
-    } else if (transport::await_ready(stream_, microseconds(spin_us_), wanted) || !wanted()) {
+    } else if (spin_us_ == 0 || transport::await_ready(stream_, microseconds(spin_us_), wanted)) {
       receive();
+    } else {
+      nothing = !wanted();
     }
     if (stopped()) return;
     baton_.give();
+    // Asleep with the baton it would have to be woken for a call that the twin it belongs to has long been looking for.
+    if (nothing) stream_.wait_until_ready();
     take_baton();
   }
 }

@@ -158,6 +158,38 @@ TEST_P(StreamContract, AReceiverSeesWhenSomethingHasCome) {
   EXPECT_TRUE(await_ready(receiver, kPromptly));
 }
 
+TEST_P(StreamContract, OneSleepsUntilThereIsSomethingForAnotherToReceive) {
+  Stream& receiver = pair_.client->calls();
+  std::atomic<uint64_t> woken{0};
+  std::atomic<bool> over{false};
+  std::thread sleeper([&] {
+    while (!over) {
+      receiver.wait_until_ready();
+      ++woken;
+      std::this_thread::yield();
+    }
+  });
+  const auto bytes = random_bytes(100, 8);
+  std::vector<std::byte> got(bytes.size());
+  for (int i = 0; i < 300; ++i) {
+    ASSERT_TRUE(send_bytes(pair_.worker->calls(), bytes).ok());
+    ASSERT_TRUE(await_ready(receiver, kPromptly));
+    ASSERT_TRUE(receive_exactly(receiver, got));
+    ASSERT_EQ(got, bytes);
+  }
+  std::this_thread::sleep_for(50ms);
+  const uint64_t before = woken;
+  std::this_thread::sleep_for(50ms);
+  EXPECT_EQ(woken, before) << "there is nothing to wake up for";
+  ASSERT_TRUE(send_bytes(pair_.worker->calls(), bytes).ok());
+  for (const auto end = std::chrono::steady_clock::now() + kPromptly; woken == before && std::chrono::steady_clock::now() < end;) std::this_thread::sleep_for(1ms);
+  EXPECT_GT(woken, before);
+  ASSERT_TRUE(receive_exactly(receiver, got));
+  over = true;
+  pair_.client->shut();
+  sleeper.join();
+}
+
 TEST_P(StreamContract, WhatWasSentBeforeTheEndStillArrives) {
   auto bytes = random_bytes(50'000, 4);
   ASSERT_TRUE(send_bytes(pair_.worker->calls(), bytes).ok());

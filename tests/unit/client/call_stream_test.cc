@@ -28,6 +28,7 @@ class FakeStream final : public transport::Stream {
   }
   Result<size_t> receive(std::span<std::byte>) override { return size_t{0}; }
   bool ready() override { return true; }
+  void wait_until_ready() override {}
   void shut() noexcept override {}
 
   std::vector<std::byte> sent;

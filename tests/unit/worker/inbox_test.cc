@@ -72,6 +72,19 @@ TEST_F(InboxTest, TheSameBytesAreNotTakenTwice) {
   EXPECT_FALSE(inbox.landed(block(2), slot.data()));
 }
 
+TEST_F(InboxTest, WhoLooksOutGivesUpAtOnceToo) {
+  Inbox spinning(ring, fences, recorder, 1'000'000, [](const Status&) {});
+  Inbox::Landed landed;
+  int asked = 0;
+  EXPECT_FALSE(spinning.wait(7, 0, landed, [&] { return ++asked == 2; }));
+  EXPECT_EQ(asked, 2);
+  // Nothing is locked while it is asked.
+  EXPECT_TRUE(spinning.wait(7, 0, landed, [&] {
+    EXPECT_TRUE(spinning.landed(block(0), slot.data()));
+    return false;
+  }));
+}
+
 TEST_F(InboxTest, WhoWaitsGivesUpWhenHeIsTold) {
   Inbox::Landed landed;
   int asked = 0;

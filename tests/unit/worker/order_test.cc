@@ -192,6 +192,21 @@ TEST_P(ReaderShapes, FramesStartInOrderWhoeverReadsThem) {
 INSTANTIATE_TEST_SUITE_P(Random, ReaderShapes,
                          testing::Values(Shape{1, 50, 4, 0}, Shape{1, 50, 2, 500}, Shape{2, 50, 4, 500}, Shape{8, 20, 50, 200}));
 
+TEST(Reader, ATwinMayLookWhileItsThreadSleeps) {
+  auto pair = transport::make_loopback();
+  BlockPool pool;
+  Recorder recorder({});
+  Order order(recorder, 0);
+  Reader reader(pair.worker->calls(), pool, order, 100, [&](const Status&) { reader.stop(); });
+  std::thread own([&] { reader.run(); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  int asked = 0;
+  reader.look([&] { return ++asked < 10; }, std::chrono::seconds(10));
+  EXPECT_EQ(asked, 10);
+  pair.client->shut();
+  own.join();
+}
+
 // Who keeps the turn sees who waits for it: a frame that has been published, and only while the turn is its own.
 TEST(Order, TheFrameThatWaitsForTheTurnIsSeen) {
   struct Looking : Order::Runner {
