@@ -74,7 +74,9 @@ class Pipe {
   void wait_until_ready() {
     std::unique_lock lock(mutex_);
     while (!receiver_shut_ && pieces_.empty() && !ended_) changed_.wait(lock);
-    if (!receiver_shut_ && !pieces_.empty()) changed_.wait_until(lock, pieces_.front().ready_at, [this] { return receiver_shut_; });
+    if (receiver_shut_ || pieces_.empty()) return;
+    const auto ready_at = pieces_.front().ready_at;  // the piece may be gone by then
+    changed_.wait_until(lock, ready_at, [this] { return receiver_shut_; });
   }
 
   // No more bytes come; what was sent still arrives. `in_order`: the receiver then reads an end, else a failure.
