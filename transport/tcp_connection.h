@@ -40,6 +40,7 @@ class TcpConnection {
   Result<size_t> receive(std::span<std::byte> buffer);
   // Would receive() find something? With TLS it may be the beginning of a record only, for the rest of which receive() waits.
   bool ready();
+  // Sleeps until it would, perhaps for less; another thread may receive meanwhile.
   void wait_until_ready();
   // All of them; false at an orderly end before the first.
   Result<bool> receive_all(std::span<std::byte> buffer);
@@ -54,9 +55,9 @@ class TcpConnection {
   struct Cipher {
     std::mutex mutex;  // of the engine
     std::unique_ptr<Tls> tls;
-    std::vector<std::byte> raw;  // the receiver's: what the engine has not taken yet lies here
+    std::vector<std::byte> raw;     // the receiver's: what the engine has not taken yet lies here
     std::atomic<bool> more{false};  // the engine holds bytes
-    std::string sending;         // the sender's
+    std::string sending;            // the sender's
   };
 
   Fd fd_;

@@ -201,7 +201,10 @@ TEST(Reader, ATwinMayLookWhileItsThreadSleeps) {
   std::thread own([&] { reader.run(); });
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
   int asked = 0;
-  reader.look([&] { return ++asked < 10; }, std::chrono::seconds(10));
+  wait_until([&] {
+    reader.look([&] { return ++asked < 10; }, std::chrono::seconds(10));
+    return asked == 10;
+  });
   EXPECT_EQ(asked, 10);
   pair.client->shut();
   own.join();
