@@ -63,9 +63,16 @@ ShmStream::State ShmStream::look() {
 bool ShmStream::ready() { return look().anything(); }
 
 // The receiver may be at work: what it has taken is only seen in shared memory here, where the peer could write anything. That would
-// have us look again.
+// have us look again. To be rung once is enough, even if the receiver was quicker: it polls then, and to ring costs the peer a system
+// call each time it sends.
 void ShmStream::wait_until_ready() {
-  wait_on_bell(in_.data, kAtOnce, [this] { return shut_ || life_.shut || in_.closed.load() || life_.peer_gone || in_.head.load() != in_.tail.load(); });
+  const auto anything = [this] { return shut_ || life_.shut || in_.closed.load() || life_.peer_gone || in_.head.load() != in_.tail.load(); };
+  do {
+    in_.data.asleep.store(1, std::memory_order_seq_cst);
+    if (anything()) break;
+    sleep_on_bell(in_.data);
+  } while (in_.data.asleep.load(std::memory_order_seq_cst) != 0);
+  in_.data.asleep.store(0, std::memory_order_relaxed);
 }
 
 Result<size_t> ShmStream::receive(std::span<std::byte> buffer) {
