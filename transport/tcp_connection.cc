@@ -4,7 +4,9 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -13,6 +15,8 @@
 
 namespace bf::transport {
 namespace {
+
+constexpr int kWithoutBellMs = 10;  // no descriptor is to be had for a bell: look this often
 
 using Clock = std::chrono::steady_clock;
 
@@ -141,10 +145,20 @@ bool TcpConnection::ready() {
   return poll(&readable, 1, 0) > 0;
 }
 
+// What a receiver leaves in the engine the socket knows nothing of.
 void TcpConnection::wait_until_ready() {
-  if (cipher_ != nullptr && cipher_->more) return;
-  pollfd readable{fd_.get(), POLLIN, 0};
-  poll(&readable, 1, -1);
+  pollfd readable[] = {{fd_.get(), POLLIN, 0}, {-1, POLLIN, 0}};
+  if (cipher_ == nullptr) {
+    poll(readable, 1, -1);
+    return;
+  }
+  if (cipher_->left.get() < 0) cipher_->left = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  readable[1].fd = cipher_->left.get();
+  cipher_->waited = true;
+  if (!cipher_->more) poll(readable, 2, readable[1].fd < 0 ? kWithoutBellMs : -1);
+  cipher_->waited = false;
+  uint64_t rung;
+  (void)!::read(readable[1].fd, &rung, sizeof rung);
 }
 
 Result<size_t> TcpConnection::receive_encrypted(std::span<std::byte> buffer) {
@@ -163,6 +177,7 @@ Result<size_t> TcpConnection::receive_encrypted(std::span<std::byte> buffer) {
         filled += *got;
       }
       cipher_->more = cipher_->tls->holds_more();
+      if (const uint64_t one = 1; cipher_->more && cipher_->waited) (void)!::write(cipher_->left.get(), &one, sizeof one);
       if (filled > 0) return filled;
     }
     auto raw = receive_some(fd_.get(), cipher_->raw);

@@ -55,9 +55,11 @@ class TcpConnection {
   struct Cipher {
     std::mutex mutex;  // of the engine
     std::unique_ptr<Tls> tls;
-    std::vector<std::byte> raw;     // the receiver's: what the engine has not taken yet lies here
-    std::atomic<bool> more{false};  // the engine holds bytes
-    std::string sending;            // the sender's
+    std::vector<std::byte> raw;       // the receiver's: what the engine has not taken yet lies here
+    std::atomic<bool> more{false};    // the engine holds bytes
+    std::atomic<bool> waited{false};  // somebody sleeps until there is something, or is about to
+    Fd left;                          // an eventfd that wakes him if the engine holds bytes
+    std::string sending;              // the sender's
   };
 
   Fd fd_;
