@@ -114,6 +114,7 @@ Status TcpConnection::secure(std::string_view key, bool server, Clock::time_poin
     if (*got == 0) return {StatusCode::kUnavailable, "the peer left during the TLS handshake"};
     cipher->tls->feed(std::span(cipher->raw).first(*got));
   }
+  cipher->more = cipher->tls->holds_more();  // what came together with the end of the handshake
   cipher_ = std::move(cipher);
   return {};
 }

@@ -1,9 +1,12 @@
 // What TLS adds to tcp: without the session's key nothing happens, nobody on the way reads or changes anything.
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <array>
 #include <atomic>
+#include <cstring>
 #include <thread>
 
 #include "tests/contract/link_pair.h"
@@ -57,6 +60,56 @@ Engines engines(const std::string& client_key, const std::string& server_key) {
 Status write(Tls& tls, const std::string& text) {
   iovec part{const_cast<char*>(text.data()), text.size()};
   return tls.write(std::span(&part, 1));
+}
+
+// Passes on what the client sends whenever it has been silent for a while, in one piece.
+void gather(int client, int server) {
+  std::string held;
+  std::array<char, 4096> buffer;
+  for (;;) {
+    pollfd both[] = {{client, POLLIN, 0}, {server, POLLIN, 0}};
+    if (poll(both, 2, 30) == 0 && !held.empty()) {
+      (void)!::write(server, held.data(), held.size());
+      held.clear();
+    }
+    if (both[1].revents != 0) {
+      const ssize_t got = ::read(server, buffer.data(), buffer.size());
+      if (got <= 0) return;
+      (void)!::write(client, buffer.data(), size_t(got));
+    }
+    if (both[0].revents != 0) {
+      const ssize_t got = ::read(client, buffer.data(), buffer.size());
+      if (got <= 0) return;
+      held.append(buffer.data(), size_t(got));
+    }
+  }
+}
+
+TEST(Tls, WhatComesWithTheEndOfTheHandshakeIsSeen) {
+  int client_side[2], server_side[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, client_side), 0);
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, server_side), 0);
+  std::thread between([&] { gather(client_side[1], server_side[1]); });
+  TcpConnection client{Fd(client_side[0])}, server{Fd(server_side[0])};
+  const auto deadline = std::chrono::steady_clock::now() + 10s;
+  std::thread sender([&] {
+    EXPECT_TRUE(client.secure(kKey, false, deadline).ok());
+    iovec part{const_cast<char*>("news"), 4};
+    EXPECT_TRUE(client.send(std::span(&part, 1)).ok());
+  });
+  EXPECT_TRUE(server.secure(kKey, true, deadline).ok());
+  sender.join();
+  std::this_thread::sleep_for(100ms);
+  EXPECT_TRUE(server.ready());
+  server.wait_until_ready();
+  std::array<std::byte, 4> news;
+  EXPECT_TRUE(server.receive_all(news).ok());
+  EXPECT_EQ(std::memcmp(news.data(), "news", 4), 0);
+  client.hang_up();
+  server.hang_up();
+  between.join();
+  close(client_side[1]);
+  close(server_side[1]);
 }
 
 TEST(Tls, CarriesBytesThatNobodyElseCanRead) {
