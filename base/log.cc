@@ -12,7 +12,6 @@ namespace bf {
 namespace {
 
 std::atomic<int> g_level{-1};  // -1: BF_LOG not read yet
-std::atomic<int> g_fd{2};
 
 constexpr const char* kNames[] = {"trace", "debug", "info", "warn", "error", "off"};
 
@@ -35,7 +34,6 @@ LogLevel parse_log_level(std::string_view word, LogLevel fallback) {
 }
 
 void set_log_level(LogLevel level) { g_level.store(int(level), std::memory_order_relaxed); }
-void set_log_fd(int fd) { g_fd.store(fd, std::memory_order_relaxed); }
 bool log_enabled(LogLevel level) noexcept { return int(level) >= current_level() && level != LogLevel::kOff; }
 
 void log_line(LogLevel level, std::string_view text) noexcept {
@@ -46,7 +44,7 @@ void log_line(LogLevel level, std::string_view text) noexcept {
   fmt::memory_buffer line;
   fmt::format_to(std::back_inserter(line), "{:02}:{:02}:{:02}.{:03} backfield[{}] {}: {}\n", local.tm_hour, local.tm_min,
                  local.tm_sec, now.tv_nsec / 1'000'000, getpid(), kNames[int(level)], text);
-  [[maybe_unused]] ssize_t written = ::write(g_fd.load(std::memory_order_relaxed), line.data(), line.size());
+  [[maybe_unused]] ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());
 }
 
 }  // namespace bf

@@ -14,8 +14,6 @@ enum class LogLevel : int { kTrace, kDebug, kInfo, kWarn, kError, kOff };
 void set_log_level(LogLevel level);
 // Parses BF_LOG's words; `fallback` for anything else.
 LogLevel parse_log_level(std::string_view word, LogLevel fallback);
-// The descriptor log lines go to (default 2); the worker moves it before it captures standard error.
-void set_log_fd(int fd);
 bool log_enabled(LogLevel level) noexcept;
 void log_line(LogLevel level, std::string_view text) noexcept;
 

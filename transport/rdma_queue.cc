@@ -2,20 +2,12 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <sys/eventfd.h>
 
 #include <cerrno>
 #include <cstring>
 #include <utility>
 
 namespace bf::transport::rdma {
-
-Wake::Wake() : fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
-
-void Wake::raise() noexcept {
-  uint64_t one = 1;
-  if (write(fd_.get(), &one, sizeof one) < 0) return;  // raised already
-}
 
 bool Fate::end(const Status& why) {
   std::lock_guard lock(mutex_);

@@ -6,21 +6,10 @@
 #include <mutex>
 #include <span>
 
-#include "base/fd.h"
 #include "transport/rdma_verbs.h"
+#include "transport/wake.h"
 
 namespace bf::transport::rdma {
-
-// A word that wakes every thread that waits, for good.
-class Wake {
- public:
-  Wake();
-  void raise() noexcept;
-  int fd() const { return fd_.get(); }
-
- private:
-  Fd fd_;
-};
 
 // Whether the link still lives, and why not. The first reason stays.
 class Fate {

@@ -89,8 +89,9 @@ void force_bell(Bell& bell) noexcept;
 void sleep_on_bell(Bell& bell) noexcept;
 
 // Waits until `done()`: polls, then sleeps. One waiter per bell at a time.
+// `once`: to have been rung is enough. Who rings has something new, which another may have taken already.
 template <typename Done>
-void wait_on_bell(Bell& bell, LookOut look, Done done) {
+void wait_on_bell(Bell& bell, LookOut look, Done done, bool once = false) {
   if (done()) return;
   while (!look.over()) {
     for (int i = 0; i < 32; i++) {
@@ -100,11 +101,11 @@ void wait_on_bell(Bell& bell, LookOut look, Done done) {
     // Lets the peer run if it shares this core.
     std::this_thread::yield();
   }
-  for (;;) {
+  do {
     bell.asleep.store(1, std::memory_order_seq_cst);
     if (done()) break;
     sleep_on_bell(bell);
-  }
+  } while (!once || bell.asleep.load(std::memory_order_seq_cst) != 0);
   bell.asleep.store(0, std::memory_order_relaxed);
 }
 

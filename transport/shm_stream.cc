@@ -66,13 +66,9 @@ bool ShmStream::ready() { return look().anything(); }
 // have us look again. To be rung once is enough, even if the receiver was quicker: it polls then, and to ring costs the peer a system
 // call each time it sends.
 void ShmStream::wait_until_ready() {
-  const auto anything = [this] { return shut_ || life_.shut || in_.closed.load() || life_.peer_gone || in_.head.load() != in_.tail.load(); };
-  do {
-    in_.data.asleep.store(1, std::memory_order_seq_cst);
-    if (anything()) break;
-    sleep_on_bell(in_.data);
-  } while (in_.data.asleep.load(std::memory_order_seq_cst) != 0);
-  in_.data.asleep.store(0, std::memory_order_relaxed);
+  wait_on_bell(
+      in_.data, kAtOnce, [this] { return shut_ || life_.shut || in_.closed.load() || life_.peer_gone || in_.head.load() != in_.tail.load(); },
+      true);
 }
 
 Result<size_t> ShmStream::receive(std::span<std::byte> buffer) {

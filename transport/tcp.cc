@@ -5,7 +5,12 @@
 // between the blocks of the other direction, through the sender threads.
 #include <sys/mman.h>
 
+#include <algorithm>
+#include <array>
 #include <atomic>
+#include <chrono>
+#include <cstring>
+#include <optional>
 
 #include "proto/secrets.h"
 #include "transport/bulk_engine.h"
@@ -24,18 +29,32 @@ class TcpStream : public Stream {
   explicit TcpStream(TcpConnection connection) : connection_(std::move(connection)) {}
 
   Status send(std::span<const iovec> parts) override {
+    sending_.store(true);
+    for (int i = 0; i < kMostPauses && looking_.load(); i++) relax_cpu();
     Status status = connection_.send(parts);
+    sending_.store(false, std::memory_order_release);
     return status.ok() ? status : gone(status);
   }
 
   Result<size_t> receive(std::span<std::byte> buffer) override {
-    auto got = connection_.receive(buffer);
+    auto got = early_ ? take_early(buffer) : connection_.receive(buffer);
     if (!got.ok()) return gone(got.status());
     if (shut_) return Status(StatusCode::kUnavailable, "the link was shut on this side");
     return got;
   }
 
-  bool ready() override { return connection_.ready(); }
+  // Looks with recv(2), which is 0.7 us quicker for a round trip than poll(2) and recv(2) (measured between two processes on Linux
+  // 6.18): what comes while it has the socket's lock is left for it to process. But who sends on the socket meanwhile would have to
+  // wait for the lock, asleep; so not while somebody does.
+  bool ready() override {
+    if (early_) return true;
+    if (connection_.encrypted()) return connection_.ready();
+    looking_.store(true);
+    const bool free = !sending_.load();
+    if (free) early_ = connection_.receive_now(early_bytes_);
+    looking_.store(false, std::memory_order_release);
+    return free ? early_.has_value() : connection_.ready();
+  }
   void wait_until_ready() override { connection_.wait_until_ready(); }
 
   void shut() noexcept override {
@@ -44,8 +63,28 @@ class TcpStream : public Stream {
   }
 
  private:
+  static constexpr int kMostPauses = 100;  // who looks may have lost his processor
+
+  Result<size_t> take_early(std::span<std::byte> buffer) {
+    if (!early_->ok() || early_->value() == 0) return *early_;  // for good
+    const size_t count = std::min(early_->value() - early_taken_, buffer.size());
+    std::memcpy(buffer.data(), early_bytes_.data() + early_taken_, count);
+    early_taken_ += count;
+    if (early_taken_ == early_->value()) {
+      early_.reset();
+      early_taken_ = 0;
+    }
+    return count;
+  }
+
   TcpConnection connection_;
   std::atomic<bool> shut_{false};
+  alignas(64) std::atomic<bool> sending_{false};
+  alignas(64) std::atomic<bool> looking_{false};
+  // The receiver's: what ready() has received.
+  std::optional<Result<size_t>> early_;
+  size_t early_taken_ = 0;
+  std::array<std::byte, 4096> early_bytes_;
 };
 
 class TcpBulk : public BulkEngine {
@@ -53,6 +92,7 @@ class TcpBulk : public BulkEngine {
   TcpBulk(std::vector<TcpConnection> channels, End end, std::function<void()> link_failed)
       : BulkEngine(way(end == End::kClient, channels.size()), way(end == End::kWorker, channels.size()), limits::kTcpBulkBlocks,
                    limits::kTcpBulkBlocks, true, std::move(link_failed)),
+        to_device_(end == End::kWorker),
         channels_(std::move(channels)) {
     for (TcpConnection& channel : channels_) channel.hold_little();
     // Pages come into being when a block lands in them, so a side that always places pays nothing.
@@ -67,6 +107,12 @@ class TcpBulk : public BulkEngine {
   }
 
  private:
+  using Clock = std::chrono::steady_clock;
+
+  // What comes to the worker a GPU reads. The copy takes the receivers' processors, which both ways at once are needed more:
+  // on 16 of them it made 16 MiB to the device a quarter quicker, and both ways at once 5 % slower.
+  bool past_caches() const { return to_device_ && Clock::now() - sent_at_.load(std::memory_order_relaxed) > std::chrono::milliseconds(5); }
+
   // The connections of what goes to the worker, or to the client.
   static Channels way(bool to_worker, size_t connections) {
     const auto all = uint32_t(connections), half = all / 2;
@@ -78,6 +124,7 @@ class TcpBulk : public BulkEngine {
     TcpHeader header = job.is_credit ? tcp_credit_header(job.block.sequence) : tcp_block_header(job.block);
     iovec parts[2] = {{&header, sizeof header}, {const_cast<std::byte*>(job.data), job.block.bytes}};
     const Moving moving;
+    if (!job.is_credit) sent_at_.store(Clock::now(), std::memory_order_relaxed);
     return channels_[channel].send(std::span(parts, job.is_credit ? 1 : 2));
   }
 
@@ -93,7 +140,8 @@ class TcpBulk : public BulkEngine {
     const Moving moving;
     auto to = target(event->block);
     if (!to.ok()) return to.status();
-    auto whole = connection.receive_all({to->data, event->block.bytes});
+    const std::span<std::byte> bytes{to->data, event->block.bytes};
+    auto whole = past_caches() ? connection.receive_all_for_device(bytes) : connection.receive_all(bytes);
     if (hung_up_) return false;
     if (!whole.ok()) return whole;
     if (!whole.value()) return cut_off();
@@ -112,6 +160,8 @@ class TcpBulk : public BulkEngine {
     if (auto released = window_.due_credit()) queue_.announce(*released);
   }
 
+  const bool to_device_;
+  std::atomic<Clock::time_point> sent_at_{};  // the latest block
   std::vector<TcpConnection> channels_;
   std::atomic<bool> hung_up_{false};
 };

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "base/status.h"
 #include "transport/thread.h"
 #include "transport/tls.h"
+#include "transport/wake.h"
 
 namespace bf::transport {
 
@@ -38,12 +40,18 @@ class TcpConnection {
   Status send(std::span<const iovec> parts);
   // 1..size bytes; 0 at an orderly end.
   Result<size_t> receive(std::span<std::byte> buffer);
+  bool encrypted() const { return cipher_ != nullptr; }
+  // As receive(), at once; nothing if there is nothing. Not for an encrypted connection.
+  std::optional<Result<size_t>> receive_now(std::span<std::byte> buffer);
   // Would receive() find something? With TLS it may be the beginning of a record only, for the rest of which receive() waits.
   bool ready();
   // Sleeps until it would, perhaps for less; another thread may receive meanwhile.
   void wait_until_ready();
   // All of them; false at an orderly end before the first.
   Result<bool> receive_all(std::span<std::byte> buffer);
+  // The same for memory that a device reads next: where the processor can, its caches are left out, for a device that has to fetch
+  // bytes from the cache of a processor that is at work there slows both.
+  Result<bool> receive_all_for_device(std::span<std::byte> buffer);
   // Ends the connection both ways, so that a peer blocked in a send notices, too. Whoever still receives may then see
   // bytes with a gap before them: set a flag first, and look at it after every receive.
   void hang_up() noexcept;
@@ -58,12 +66,13 @@ class TcpConnection {
     std::vector<std::byte> raw;       // the receiver's: what the engine has not taken yet lies here
     std::atomic<bool> more{false};    // the engine holds bytes
     std::atomic<bool> waited{false};  // somebody sleeps until there is something, or is about to
-    Fd left;                          // an eventfd that wakes him if the engine holds bytes
+    Wake left;                        // what he sleeps on, beside the socket
     std::string sending;              // the sender's
   };
 
   Fd fd_;
-  std::unique_ptr<Cipher> cipher_;  // none: plain
+  std::unique_ptr<Cipher> cipher_;    // none: plain
+  std::unique_ptr<std::byte[]> part_;  // receive_all_for_device()'s
 };
 
 }  // namespace bf::transport

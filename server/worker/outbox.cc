@@ -99,7 +99,7 @@ Outbox::Mark Outbox::flush() {
 }
 
 void Outbox::reply(uint16_t opcode, uint32_t lane, uint32_t result, std::span<const std::byte> outs,
-                   std::span<const std::byte> payload) {
+                   std::span<const std::byte> payload, bool tells) {
   if (outs.size() > kOutsBound || payload.size() > limits::kPayloadBytes) {
     result = CUDA_ERROR_NOT_SUPPORTED;  // no honest answer of that size exists
     outs = payload = {};
@@ -107,7 +107,7 @@ void Outbox::reply(uint16_t opcode, uint32_t lane, uint32_t result, std::span<co
   std::lock_guard guard(send_mutex_);
   push_finished_locked();
   std::byte head[sizeof(FrameHeader) + wire::kReplyHeadBound];
-  std::byte* end = wire::put_reply_head(head + sizeof(FrameHeader), {result, mark_.watermark});
+  std::byte* end = wire::put_reply_head(head + sizeof(FrameHeader), {result, tells ? mark_.watermark : 0});
   const size_t head_bytes = size_t(end - head);
   const FrameHeader header{uint32_t(head_bytes - sizeof(FrameHeader) + outs.size()), uint32_t(payload.size()), opcode,
                            kReply, lane};

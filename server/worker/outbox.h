@@ -47,9 +47,10 @@ class Outbox {
 
   // Sends finished pieces; what is sent then is what has to land before anything that the caller tells the client.
   Mark flush();
-  // The same, then the reply to the outstanding call of `lane`.
-  void reply(uint16_t opcode, uint32_t lane, uint32_t result, std::span<const std::byte> outs,
-             std::span<const std::byte> payload);
+  // The same, then the reply to the outstanding call of `lane`. `tells`: the client may take it for a sign that copies are done; else
+  // it need not wait for bytes that are on their way.
+  void reply(uint16_t opcode, uint32_t lane, uint32_t result, std::span<const std::byte> outs, std::span<const std::byte> payload,
+             bool tells);
   void notice(Opcode opcode, std::string_view body, std::span<const std::byte> payload = {});
 
   // What device code changed in mirrored memory. Counts as a data frame.

@@ -1,56 +1,62 @@
 #include "server/worker/prints.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
-
-#include "base/limits.h"
-#include "base/log.h"
+#include <utility>
 
 namespace bf::server {
 namespace {
 
-constexpr size_t kTruncateBytes = 16 << 20;  // then what was passed on is given back to the system
+constexpr size_t kSliceBytes = 16 << 10;
+
+FILE*& standard(int i) { return i == 0 ? stdout : stderr; }
 
 }  // namespace
 
 Result<Prints> Prints::capture() {
-  const int log = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
-  if (log < 0) return errno_status("saving standard error", errno);
-  set_log_fd(log);
-  std::array<File, 2> files;
+  Prints prints;
   for (int i = 0; i < 2; ++i) {
-    files[i].memory = Fd(memfd_create(i == 0 ? "stdout" : "stderr", MFD_CLOEXEC));
-    if (!files[i].memory) return errno_status("making a file in memory", errno);
-    // Append mode: the driver's writes always go to the end, also after we truncate.
-    if (fcntl(files[i].memory.get(), F_SETFL, O_APPEND) < 0 || dup2(files[i].memory.get(), i + 1) < 0)
-      return errno_status("capturing standard output", errno);
+    auto& text = prints.texts_[size_t(i)] = std::make_unique<Text>();
+    const cookie_io_functions_t functions{
+        .read = nullptr,
+        .write = [](void* to, const char* bytes, size_t count) -> ssize_t {
+          auto& text = *static_cast<Text*>(to);
+          std::lock_guard guard(text.mutex);
+          text.bytes.append(bytes, count);
+          text.anything.store(true, std::memory_order_release);
+          return ssize_t(count);
+        },
+        .seek = nullptr,
+        .close = nullptr,
+    };
+    text->file = fopencookie(text.get(), "w", functions);
+    if (!text->file) return errno_status("capturing standard output", errno);
+    text->before = std::exchange(standard(i), text->file);
   }
-  return Prints(std::move(files));
+  return prints;
+}
+
+Prints::~Prints() {
+  for (int i = 0; i < 2; ++i) {
+    if (!texts_[size_t(i)] || !texts_[size_t(i)]->file) continue;
+    standard(i) = texts_[size_t(i)]->before;
+    fclose(texts_[size_t(i)]->file);
+  }
 }
 
 void Prints::collect(const std::function<void(int, std::span<const std::byte>)>& send) {
-  fflush(stdout);
   for (int i = 0; i < 2; ++i) {
-    File& file = files_[size_t(i)];
-    struct stat info;
-    if (fstat(file.memory.get(), &info) < 0 || size_t(info.st_size) <= file.sent) continue;
-    std::byte buffer[16 << 10];
-    while (file.sent < size_t(info.st_size)) {
-      const ssize_t got = pread(file.memory.get(), buffer, std::min(sizeof(buffer), size_t(info.st_size) - file.sent),
-                                off_t(file.sent));
-      if (got <= 0) break;
-      file.sent += size_t(got);
-      send(i + 1, {buffer, size_t(got)});
+    Text& text = *texts_[size_t(i)];
+    fflush(text.file);
+    if (!text.anything.load(std::memory_order_acquire)) continue;
+    std::string bytes;
+    {
+      std::lock_guard guard(text.mutex);
+      bytes.swap(text.bytes);
+      text.anything.store(false, std::memory_order_relaxed);
     }
-    // Whatever is printed between reading and truncating would be lost: only this thread synchronises right now, or the
-    // text is large enough that the driver's own buffer would have dropped some as well.
-    if (file.sent > kTruncateBytes && ftruncate(file.memory.get(), 0) == 0) file.sent = 0;
+    const auto all = std::as_bytes(std::span(bytes));
+    for (size_t at = 0; at < all.size(); at += kSliceBytes) send(i + 1, all.subspan(at, std::min(kSliceBytes, all.size() - at)));
   }
 }
 

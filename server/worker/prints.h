@@ -1,33 +1,42 @@
 // What device code prints. The driver writes it to the worker's standard output (and assertions to standard error) when
-// the client synchronises; both descriptors are files in memory, so that the session can pass on what is new.
+// the client synchronises, through stdio: measured on driver 580.159.04, which takes `stdout` and `stderr` as they stand at
+// that moment and flushes. Both are files in memory of ours, so that to see that nothing was printed takes no system call.
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstddef>
+#include <cstdio>
 #include <functional>
+#include <memory>
+#include <mutex>
 #include <span>
+#include <string>
 
-#include "base/fd.h"
 #include "base/status.h"
 
 namespace bf::server {
 
 class Prints {
  public:
-  // Replaces descriptors 1 and 2 of this process. Our own log moves to a copy of the old standard error.
+  // Replaces `stdout` and `stderr` of this process until it is destroyed; descriptors 1 and 2 stay what they are.
   static Result<Prints> capture();
   Prints(Prints&&) = default;
+  ~Prints();
 
-  // Calls `send(1 or 2, bytes)` for what was printed since, in slices of at most kInlineBytes. One caller at a time.
+  // Calls `send(1 or 2, bytes)` for what was printed since, in slices of at most 16 KiB. One caller at a time.
   void collect(const std::function<void(int, std::span<const std::byte>)>& send);
 
  private:
-  struct File {
-    Fd memory;
-    size_t sent = 0;
+  struct Text {
+    std::mutex mutex;
+    std::string bytes;                  // under mutex
+    std::atomic<bool> anything{false};  // written under mutex
+    FILE* file = nullptr;
+    FILE* before = nullptr;
   };
-  explicit Prints(std::array<File, 2> files) : files_(std::move(files)) {}
-  std::array<File, 2> files_;
+  Prints() = default;
+  std::array<std::unique_ptr<Text>, 2> texts_;
 };
 
 }  // namespace bf::server

@@ -53,6 +53,11 @@ bool synchronises(uint16_t opcode) {
   }
 }
 
+// May the client conclude from this answer that copies are done? Of calls that seldom come while some are under way it always may.
+bool tells_of_copies(uint16_t opcode, CUresult result) {
+  return result != CUDA_ERROR_NOT_READY && opcode != opcode::cuMemAlloc_v2 && opcode != opcode::cuMemGetInfo_v2;
+}
+
 // Calls that change no memory that the client has a copy of, or only as it knows.
 bool changes_nothing(uint16_t opcode) {
   switch (opcode) {
@@ -235,7 +240,7 @@ void Session::finish(const Dispatch& entry, LaneCall& call) {
       if (mirrors.live() && call.result == CUDA_SUCCESS)
         mirrors.collect(call.opcode == opcode::cuCtxSynchronize && contexts.only_one() ? call.work_before : 0);
     }
-    return outbox.reply(call.opcode, call.lane, uint32_t(call.result), call.outs, call.reply_payload);
+    return outbox.reply(call.opcode, call.lane, uint32_t(call.result), call.outs, call.reply_payload, tells_of_copies(call.opcode, call.result));
   }
   if (call.result == CUDA_SUCCESS) return;
   // A broken context fails every post; the client needs to hear that once.

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <future>
 #include <numeric>
 #include <random>
 
@@ -292,6 +293,37 @@ TEST_F(SessionTest, LateBytesHoldUpTheStreamOnly) {
     ASSERT_EQ(remote_cuMemcpyDtoH_v2(nullptr, address, bytes, client_->ticket(back.data(), bytes)), CUDA_SUCCESS);
     EXPECT_EQ(back, data) << bytes;
   }
+}
+
+TEST_F(SessionTest, OnlyWhoMayTakeACopyForDoneWaitsForItsBytes) {
+  start_with_context();
+  constexpr size_t bytes = 4 * kMiB;
+  const CUdeviceptr address = allocate(bytes);
+  const auto data = pattern(bytes, 7);
+  ASSERT_EQ(remote_cuMemcpyHtoD_v2(address, nullptr, bytes, client_->transfer(data.data(), bytes), {}), CUDA_SUCCESS);
+  std::vector<uint8_t> back(bytes);
+  client_->hold_blocks();
+  ASSERT_EQ(post_cuMemcpyDtoHAsync_v2(nullptr, address, bytes, nullptr, client_->ticket(back.data(), bytes)), CUDA_SUCCESS);
+  client_->await_held();
+  const uint64_t late = client_->name_transfer();
+  ASSERT_EQ(post_cuMemcpyHtoDAsync_v2(address, nullptr, bytes, nullptr, late, {}), CUDA_SUCCESS);
+  auto others = std::async(std::launch::async, [&] {
+    post_bfContextUse(uint64_t(context_));
+    size_t free, total;
+    EXPECT_EQ(remote_cuMemGetInfo_v2(&free, &total), CUDA_SUCCESS);
+    allocate(100);
+    EXPECT_EQ(remote_cuStreamQuery(nullptr), CUDA_ERROR_NOT_READY);
+  });
+  EXPECT_EQ(others.wait_for(std::chrono::seconds(5)), std::future_status::ready);
+  client_->send_transfer(late, data.data(), bytes);
+  auto done = std::async(std::launch::async, [&] {
+    post_bfContextUse(uint64_t(context_));
+    return remote_cuStreamSynchronize(nullptr);
+  });
+  EXPECT_EQ(done.wait_for(std::chrono::milliseconds(100)), std::future_status::timeout);
+  client_->let_land();
+  EXPECT_EQ(done.get(), CUDA_SUCCESS);
+  EXPECT_EQ(back, data);
 }
 
 TEST_F(SessionTest, ASessionEndsWhileAStreamWaitsForItsBytes) {

@@ -74,6 +74,22 @@ bool TestClient::ticket_landed(uint64_t ticket) {
   return tickets_.at(ticket).missing == 0;
 }
 
+void TestClient::hold_blocks() {
+  std::lock_guard guard(mutex_);
+  holds_ = true;
+}
+
+void TestClient::await_held() {
+  std::unique_lock guard(mutex_);
+  changed_.wait(guard, [&] { return held_ || lost_; });
+}
+
+void TestClient::let_land() {
+  std::lock_guard guard(mutex_);
+  holds_ = false;
+  changed_.notify_all();
+}
+
 CUresult TestClient::call(uint16_t opcode, uint16_t flags, std::span<const std::byte> body,
                           const client::Payload& payload, bool wait, client::Reply* reply) {
   const FrameHeader header{uint32_t(body.size()), uint32_t(payload.bytes), opcode, flags, t_lane};
@@ -187,7 +203,10 @@ std::byte* TestClient::place(const transport::Block&) noexcept { return nullptr;
 bool TestClient::landed(const transport::Block& block, std::byte* data) noexcept {
   bool good;
   {
-    std::lock_guard guard(mutex_);
+    std::unique_lock guard(mutex_);
+    held_ = held_ || holds_;
+    changed_.notify_all();
+    changed_.wait(guard, [&] { return !holds_; });
     good = land(ticket_of_transfer(block.transfer), offset_of_transfer(block.transfer) + block.offset,
                 {data, block.bytes});
   }

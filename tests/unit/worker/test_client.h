@@ -38,6 +38,10 @@ class TestClient final : public transport::BulkSink {
   bool wait_lost();
   std::vector<control::AsyncErrorNotice> async_errors();
   bool ticket_landed(uint64_t ticket);
+  // From here on blocks that come do not land until let_land(); await_held() returns when one has come.
+  void hold_blocks();
+  void await_held();
+  void let_land();
 
   // What the generated code asks (proto/api/call_channel.h).
   CUresult call(uint16_t opcode, uint16_t flags, std::span<const std::byte> body, const client::Payload& payload,
@@ -66,7 +70,7 @@ class TestClient final : public transport::BulkSink {
   std::vector<control::AsyncErrorNotice> errors_;
   uint64_t next_ticket_ = 1, next_transfer_ = 1, blocks_ = 0, data_frames_ = 0;
   std::function<void(uint64_t)> host_function_;
-  bool lost_ = false;
+  bool lost_ = false, holds_ = false, held_ = false;
   std::thread reader_, side_;
 };
 
