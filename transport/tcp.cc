@@ -45,17 +45,21 @@ class TcpStream : public Stream {
 
   // Looks with recv(2), which is 0.7 us quicker for a round trip than poll(2) and recv(2) (measured between two processes on Linux
   // 6.18): what comes while it has the socket's lock is left for it to process. But who sends on the socket meanwhile would have to
-  // wait for the lock, asleep; so not while somebody does.
+  // wait for the lock, asleep, and who sleeps until something comes it would have to wake; so not while somebody does.
   bool ready() override {
     if (early_) return true;
     if (connection_.encrypted()) return connection_.ready();
     looking_.store(true);
-    const bool free = !sending_.load();
+    const bool free = !sending_.load() && sleepers_.load() == 0;
     if (free) early_ = connection_.receive_now(early_bytes_);
     looking_.store(false, std::memory_order_release);
     return free ? early_.has_value() : connection_.ready();
   }
-  void wait_until_ready() override { connection_.wait_until_ready(); }
+  void wait_until_ready() override {
+    sleepers_.fetch_add(1);
+    connection_.wait_until_ready();
+    sleepers_.fetch_sub(1);
+  }
 
   void shut() noexcept override {
     shut_ = true;
@@ -80,6 +84,7 @@ class TcpStream : public Stream {
   TcpConnection connection_;
   std::atomic<bool> shut_{false};
   alignas(64) std::atomic<bool> sending_{false};
+  std::atomic<int> sleepers_{0};
   alignas(64) std::atomic<bool> looking_{false};
   // The receiver's: what ready() has received.
   std::optional<Result<size_t>> early_;
