@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <deque>
 #include <utility>
 
 #include "api/driver_api.h"
@@ -76,6 +77,7 @@ void Copies::start() {
 
 void Copies::stop() {
   stopped_.store(true, std::memory_order_release);
+  outbox_.stop();
   std::lock_guard guard(mutex_);
   work_.notify_all();
   doubts_.notify_all();
@@ -227,11 +229,12 @@ CUresult Copies::fence_reading(CUstream stream, Reading reading) {
   return result;
 }
 
-bool Copies::take_slot(size_t bytes, StagingSlot& slot) {
+bool Copies::take_slot(size_t bytes, StagingSlot& slot, const std::function<bool()>& otherwise) {
   for (;;) {
     slot = staging_.take(bytes);
     if (slot.data) return true;
     if (stopped_.load(std::memory_order_acquire)) return false;
+    if (otherwise && otherwise()) return true;
     retire();
     outbox_.flush();
     sleep_briefly();
@@ -319,34 +322,53 @@ CUresult Copies::to_device(CUdeviceptr dst, size_t bytes, std::span<const std::b
   return result;
 }
 
-CUresult Copies::send_piece(uint64_t ticket, uint64_t offset, size_t bytes, bool bulk, const StagingSlot& slot,
-                            CUstream stream) {
-  Outbox::Piece piece{ticket, offset, uint32_t(bytes), bulk, slot, {}};
+CUresult Copies::send_piece(Outbox::Piece piece, CUstream stream) {
   CUresult result = fences_.record(stream, piece.fence);
   if (result == CUDA_ERROR_OUT_OF_MEMORY) result = driver_.cuStreamSynchronize(stream);
-  if (result != CUDA_SUCCESS) {
-    staging_.give(slot);
-    return result;
-  }
+  if (result != CUDA_SUCCESS) return result;
   outbox_.add(piece);
-  nudge(bulk);  // a small piece goes with the next answer
+  nudge(piece.bulk);  // a small piece goes with the next answer
   return result;
 }
 
-CUresult Copies::from_device(CUdeviceptr src, size_t bytes, uint64_t ticket, CUstream stream) {
+// A slot is promised only within one copy: the pieces of a stream are done in their order, so a gate waits for nothing but the
+// network, and no two streams for each other.
+CUresult Copies::from_device(CUdeviceptr src, size_t bytes, uint64_t ticket, CUstream stream, const std::function<bool()>& holds_up) {
   const bool bulk = bytes > limits::kInlineBytes;
+  std::deque<Outbox::Piece> earlier;  // whose slots are promised to nobody
   for (size_t offset = 0; offset < bytes;) {
     // The line is idle until the first piece is there.
     const size_t count = std::min(bytes - offset, offset == 0 ? size_t(limits::kBulkBlockBytes) : Staging::kLargeBytes);
-    StagingSlot slot = bulk ? staging_.take_device() : StagingSlot{};
-    if (!slot.data && !take_slot(count, slot)) return CUDA_ERROR_OPERATING_SYSTEM;
-    if (CUresult result = slot.device ? driver_.cuMemcpyDtoDAsync_v2(CUdeviceptr(slot.data), src + offset, count, stream)
-                                      : driver_.cuMemcpyDtoHAsync_v2(slot.data, src + offset, count, stream);
-        result != CUDA_SUCCESS) {
-      staging_.give(slot);
+    Outbox::Piece piece{ticket, offset, uint32_t(count), bulk, bulk ? staging_.take_device() : StagingSlot{}, {}, {}, {}, {}};
+    const auto be_promised = [&] {
+      while (!earlier.empty() && earlier.front().tenure->over()) earlier.pop_front();
+      if (earlier.empty() || piece.gate.value != 0 || !holds_up || !holds_up()) return false;
+      if (fences_.hold(stream, piece.gate) != CUDA_SUCCESS) return false;
+      if (!earlier.front().tenure->promise(piece.gate)) {
+        fences_.open(piece.gate);
+        return false;
+      }
+      piece.before = earlier.front().tenure;
+      piece.slot = earlier.front().slot;
+      earlier.pop_front();
+      return true;
+    };
+    if (!piece.slot.data && !take_slot(count, piece.slot, be_promised)) return CUDA_ERROR_OPERATING_SYSTEM;
+    if (bulk && !piece.slot.device) piece.tenure = std::make_shared<Outbox::Tenure>();
+    std::byte* const data = piece.slot.data;
+    CUresult result = piece.slot.device ? driver_.cuMemcpyDtoDAsync_v2(CUdeviceptr(data), src + offset, count, stream)
+                                        : driver_.cuMemcpyDtoHAsync_v2(data, src + offset, count, stream);
+    if (result == CUDA_SUCCESS) result = send_piece(piece, stream);
+    if (result != CUDA_SUCCESS) {
+      if (!piece.before || !piece.before->take_back()) staging_.give(piece.slot);
+      if (piece.gate.value != 0) {
+        fences_.open(piece.gate);
+        driver_.cuStreamSynchronize(stream);
+        fences_.release(piece.gate);
+      }
       return result;
     }
-    if (CUresult result = send_piece(ticket, offset, count, bulk, slot, stream); result != CUDA_SUCCESS) return result;
+    if (piece.tenure) earlier.push_back(std::move(piece));
     offset += count;
   }
   return CUDA_SUCCESS;
@@ -359,7 +381,10 @@ CUresult Copies::fill(uint32_t value, uint32_t element_bytes, size_t bytes, uint
     StagingSlot slot;
     if (!take_slot(count, slot)) return CUDA_ERROR_OPERATING_SYSTEM;
     for (size_t at = 0; at < count; at += element_bytes) std::memcpy(slot.data + at, &value, element_bytes);
-    if (CUresult result = send_piece(ticket, offset, count, bulk, slot, stream); result != CUDA_SUCCESS) return result;
+    if (CUresult result = send_piece({ticket, offset, uint32_t(count), bulk, slot, {}, {}, {}, {}}, stream); result != CUDA_SUCCESS) {
+      staging_.give(slot);
+      return result;
+    }
     offset += count;
   }
   return CUDA_SUCCESS;
@@ -514,7 +539,10 @@ CUresult Copies::box_from_device(const CUDA_MEMCPY3D& copy, size_t total, uint64
       staging_.give(slot);
       return result;
     }
-    if (CUresult result = send_piece(ticket, position, count, bulk, slot, stream); result != CUDA_SUCCESS) return result;
+    if (CUresult result = send_piece({ticket, position, uint32_t(count), bulk, slot, {}, {}, {}, {}}, stream); result != CUDA_SUCCESS) {
+      staging_.give(slot);
+      return result;
+    }
     position += count;
   }
   return CUDA_SUCCESS;

@@ -3,7 +3,7 @@
 // To the device, small: straight from the frame. Large: one copy per landed block, straight from the pinned ring; the
 // block is released when the GPU has read it. Bytes that are long in coming land in staging instead, and the stream waits
 // for them: a twin that did would hold up every other call of the session. From the device: pieces of a ticket into pinned
-// staging, sent by the outbox when their fence is done. Pitched and array copies move the host side through staging, in
+// staging, sent by the outbox when their fence is done; what finds no room there waits in the stream, too. Pitched and array copies move the host side through staging, in
 // boxes of whole rows where a row fits.
 //
 // The completion thread sends finished pieces and releases blocks while no call does; it sleeps while nothing is open. It never
@@ -43,7 +43,9 @@ class Copies {
   // are waited for until `holds_up` says that others have to wait, too: then the stream waits for them alone. Empty: nobody does.
   CUresult to_device(CUdeviceptr dst, size_t bytes, std::span<const std::byte> payload, uint64_t transfer,
                      CUstream stream, const std::function<bool()>& holds_up);
-  CUresult from_device(CUdeviceptr src, size_t bytes, uint64_t ticket, CUstream stream);
+  // Enqueues into `stream`. What finds no room in staging waits for it until `holds_up` says that others have to wait, too: then the
+  // stream waits, for the bytes in front to leave. Empty: nobody does.
+  CUresult from_device(CUdeviceptr src, size_t bytes, uint64_t ticket, CUstream stream, const std::function<bool()>& holds_up);
   // `copy` as the client gave it; a host side is dense and has no address. At most one side is the host's. Its bytes as above.
   CUresult box(const CUDA_MEMCPY3D& copy, std::span<const std::byte> payload, uint64_t transfer, uint64_t ticket,
                CUstream stream, const std::function<bool()>& holds_up);
@@ -77,9 +79,10 @@ class Copies {
                          CUstream stream, const std::function<bool()>& holds_up);
   CUresult box_from_device(const CUDA_MEMCPY3D& copy, size_t total, uint64_t ticket, CUstream stream);
   CUresult copy_part(const CUDA_MEMCPY3D& box, size_t position, size_t count, std::byte* data, CUstream stream);
-  bool take_slot(size_t bytes, StagingSlot& slot);
-  CUresult send_piece(uint64_t ticket, uint64_t offset, size_t bytes, bool bulk, const StagingSlot& slot,
-                      CUstream stream);
+  // Waits for one; `otherwise` is asked meanwhile, and may have got it elsewhere. False: the session ends.
+  bool take_slot(size_t bytes, StagingSlot& slot, const std::function<bool()>& otherwise = {});
+  // Fences the copy in front of it and leaves it to the outbox. After a failure the slot is the caller's.
+  CUresult send_piece(Outbox::Piece piece, CUstream stream);
   bool retire();
   void finish(const Reading& reading);
   void completion_loop();

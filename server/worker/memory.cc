@@ -105,13 +105,14 @@ CUresult handle_cuMemcpyHtoDAsync_v2(Call& call, CUdeviceptr dstDevice, const vo
 
 CUresult handle_cuMemcpyDtoH_v2(Call& call, void*, CUdeviceptr srcDevice, size_t ByteCount, uint64_t ticket) {
   const CUstream stream = default_stream(call);
-  const CUresult result = session_of(call).copies.from_device(srcDevice, ByteCount, ticket, stream);
+  const CUresult result = session_of(call).copies.from_device(srcDevice, ByteCount, ticket, stream, {});
   return result == CUDA_SUCCESS ? call.driver.cuStreamSynchronize(stream) : result;
 }
 
 CUresult handle_cuMemcpyDtoHAsync_v2(Call& call, void*, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream,
                                      uint64_t ticket) {
-  return session_of(call).copies.from_device(srcDevice, ByteCount, ticket, hStream);
+  Session& session = session_of(call);
+  return session.copies.from_device(srcDevice, ByteCount, ticket, hStream, [&] { return session.holds_up(call, hStream); });
 }
 
 // What the client calls a copy within the worker: between memory of the device, or pinned memory that both ends map. The

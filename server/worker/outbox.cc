@@ -15,8 +15,49 @@ constexpr size_t kOutsBound = limits::kBodyBytes - wire::kReplyHeadBound;
 
 }  // namespace
 
+bool Outbox::Tenure::promise(const Fences::Fence& gate) {
+  std::lock_guard guard(mutex_);
+  if (over_) return false;
+  gate_ = gate;
+  return true;
+}
+
+bool Outbox::Tenure::take_back() {
+  std::lock_guard guard(mutex_);
+  gate_ = {};
+  return !over_;
+}
+
+bool Outbox::Tenure::over() const {
+  std::lock_guard guard(mutex_);
+  return over_;
+}
+
+Fences::Fence Outbox::Tenure::end() {
+  std::lock_guard guard(mutex_);
+  over_ = true;
+  return gate_;
+}
+
+// The bytes of a piece are not needed any more.
+void Outbox::leave(const StagingSlot& slot, Tenure* tenure) {
+  if (const auto gate = tenure ? tenure->end() : Fences::Fence{}; gate.value != 0) {
+    fences_.open(gate);
+  } else {
+    staging_.give(slot);
+  }
+}
+
+void Outbox::stop() {
+  std::lock_guard guard(pieces_mutex_);
+  stopped_ = true;
+  for (const Piece& piece : pieces_)
+    if (const auto gate = piece.tenure ? piece.tenure->end() : Fences::Fence{}; gate.value != 0) fences_.open(gate);
+}
+
 void Outbox::add(const Piece& piece) {
   std::lock_guard guard(pieces_mutex_);
+  if (stopped_ && piece.tenure) piece.tenure->end();
   pieces_.push_back(piece);
   open_.store(pieces_.size(), std::memory_order_release);
 }
@@ -54,11 +95,12 @@ void Outbox::push_finished_locked() {
   std::byte* head = heads_.data();
   for (const Piece& piece : finished_) {
     fences_.release(piece.fence);
+    fences_.release(piece.gate);
     if (piece.bulk) {
       bytes_sent_.fetch_add(piece.bytes, std::memory_order_relaxed);
       if (!piece.slot.device) link_.bulk().remember(piece.slot.data, Staging::kLargeBytes);  // slots are used again and never unmapped
       mark_.watermark = link_.bulk().send(ticket_transfer(piece.ticket, piece.offset), piece.slot.data, piece.bytes,
-                                          [this, slot = piece.slot](const Status&) { staging_.give(slot); });
+                                          [this, slot = piece.slot, tenure = piece.tenure](const Status&) { leave(slot, tenure.get()); });
       continue;
     }
     std::byte* body = head + sizeof(FrameHeader);
@@ -84,7 +126,9 @@ void Outbox::abandon() {
   std::lock_guard guard(pieces_mutex_);
   for (const Piece& piece : pieces_) {
     fences_.release(piece.fence);
-    staging_.give(piece.slot);
+    if (!piece.before || !piece.before->take_back()) leave(piece.slot, piece.tenure.get());
+    if (piece.gate.value != 0) fences_.open(piece.gate);  // its own context may be a sound one
+    fences_.release(piece.gate);
   }
   pieces_.clear();
   open_.store(0, std::memory_order_release);

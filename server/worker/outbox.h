@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <span>
 #include <string_view>
@@ -23,6 +24,24 @@ namespace bf::server {
 
 class Outbox {
  public:
+  // The hold that a piece has on its slot. When its bytes have left, the slot goes to whom it was promised, or back.
+  class Tenure {
+   public:
+    // The next copy into the slot waits in its stream at `gate`. False: too late, the slot went back.
+    bool promise(const Fences::Fence& gate);
+    // That copy does not come. False: too late, the slot is the caller's.
+    bool take_back();
+    bool over() const;
+
+   private:
+    friend class Outbox;
+    Fences::Fence end();  // the gate, if there is one
+
+    mutable std::mutex mutex_;
+    bool over_ = false;
+    Fences::Fence gate_;
+  };
+
   // Bytes of a ticket on their way from the device.
   struct Piece {
     uint64_t ticket = 0;
@@ -31,6 +50,9 @@ class Outbox {
     bool bulk = false;  // else a Data frame
     StagingSlot slot;
     Fences::Fence fence;
+    std::shared_ptr<Tenure> tenure;  // none: the slot goes back
+    std::shared_ptr<Tenure> before;  // of who promised the slot,
+    Fences::Fence gate;              // and where the stream waits for it
   };
   // How far data must have landed before something may be observed.
   struct Mark {
@@ -58,6 +80,8 @@ class Outbox {
 
   // The context is broken: open pieces never finish, and nobody may see their bytes.
   void abandon();
+  // The session ends: no stream waits at a gate for a slot any more.
+  void stop();
 
   uint64_t bytes_sent() const { return bytes_sent_.load(std::memory_order_relaxed); }
 
@@ -65,6 +89,7 @@ class Outbox {
   void push_finished_locked();
   void send_locked(std::span<const iovec> parts);
   void forget(std::vector<Piece>& pieces);
+  void leave(const StagingSlot& slot, Tenure* tenure);
 
   transport::Link& link_;
   Staging& staging_;
@@ -73,6 +98,7 @@ class Outbox {
 
   std::mutex pieces_mutex_;  // taken inside send_mutex_, never around it
   std::vector<Piece> pieces_;
+  bool stopped_ = false;
   std::atomic<size_t> open_{0};
 
   std::mutex send_mutex_;

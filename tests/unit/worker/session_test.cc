@@ -46,10 +46,10 @@ class SessionTest : public testing::Test {
     use_context();
   }
   void serve() {
-    const uint64_t limits[] = {64 * kMiB};
+    const uint64_t limits[] = {limit_bytes_};
     auto ledger = server::Ledger::create(limits);
     ledger_.emplace(std::move(*ledger));
-    config_.devices = {{64 * kMiB, 8 * kMiB}};
+    config_.devices = {{limit_bytes_, 8 * kMiB}};
     config_.ledger = &*ledger_;
     config_.report = [this](const control::WorkerReport& report) {
       report_ = report;
@@ -84,6 +84,7 @@ class SessionTest : public testing::Test {
     if (worker_.joinable()) worker_.join();
   }
 
+  uint64_t limit_bytes_ = 64 * kMiB;
   test::FakeDriver driver_;
   transport::LoopbackPair pair_;
   std::optional<server::Ledger> ledger_;
@@ -324,6 +325,46 @@ TEST_F(SessionTest, OnlyWhoMayTakeACopyForDoneWaitsForItsBytes) {
   client_->let_land();
   EXPECT_EQ(done.get(), CUDA_SUCCESS);
   EXPECT_EQ(back, data);
+}
+
+// More than staging holds, and nothing of it leaves: the copy's stream waits for that, and nobody else.
+TEST_F(SessionTest, LargeCopiesBackHoldUpTheirStreamOnly) {
+  limit_bytes_ = 400 * kMiB;
+  start_with_context();
+  constexpr size_t bytes = 300 * kMiB;
+  const CUdeviceptr address = allocate(bytes);
+  const auto data = pattern(bytes, 9);
+  ASSERT_EQ(remote_cuMemcpyHtoD_v2(address, nullptr, bytes, client_->transfer(data.data(), bytes), {}), CUDA_SUCCESS);
+  std::vector<uint8_t> back(bytes);
+  client_->hold_blocks();
+  ASSERT_EQ(post_cuMemcpyDtoHAsync_v2(nullptr, address, bytes, nullptr, client_->ticket(back.data(), bytes)), CUDA_SUCCESS);
+  auto others = std::async(std::launch::async, [&] {
+    post_bfContextUse(uint64_t(context_));
+    allocate(100);
+    EXPECT_EQ(remote_cuStreamQuery(nullptr), CUDA_ERROR_NOT_READY);
+  });
+  EXPECT_EQ(others.wait_for(std::chrono::seconds(60)), std::future_status::ready);
+  client_->let_land();
+  EXPECT_EQ(remote_cuStreamSynchronize(nullptr), CUDA_SUCCESS);
+  EXPECT_TRUE(back == data);
+}
+
+TEST_F(SessionTest, ASessionEndsWhileACopyBackWaitsForRoom) {
+  limit_bytes_ = 400 * kMiB;
+  start_with_context();
+  constexpr size_t bytes = 300 * kMiB;
+  const CUdeviceptr address = allocate(bytes);
+  std::vector<uint8_t> back(bytes);
+  client_->hold_blocks();
+  ASSERT_EQ(post_cuMemcpyDtoHAsync_v2(nullptr, address, bytes, nullptr, client_->ticket(back.data(), bytes)), CUDA_SUCCESS);
+  std::thread waits([&] {
+    post_bfContextUse(uint64_t(context_));
+    remote_cuStreamSynchronize(nullptr);
+  });
+  while (driver_.waiting == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  pair_.client->shut();
+  waits.join();
+  EXPECT_EQ(join().code(), StatusCode::kUnavailable);
 }
 
 TEST_F(SessionTest, ASessionEndsWhileAStreamWaitsForItsBytes) {

@@ -206,7 +206,7 @@ bool TestClient::landed(const transport::Block& block, std::byte* data) noexcept
     std::unique_lock guard(mutex_);
     held_ = held_ || holds_;
     changed_.notify_all();
-    changed_.wait(guard, [&] { return !holds_; });
+    changed_.wait(guard, [&] { return !holds_ || lost_; });
     good = land(ticket_of_transfer(block.transfer), offset_of_transfer(block.transfer) + block.offset,
                 {data, block.bytes});
   }
