@@ -1,0 +1,53 @@
+// Copies to the host that are larger than what the worker stages, two at once, with work behind them in their streams and in
+// another: every byte is what it was when its stream came to the copy.
+#include "e2e.h"
+
+constexpr size_t kMiB = 1 << 20;
+
+__global__ void count(int* value) { ++*value; }
+
+struct Copy {
+  explicit Copy(size_t mib) : mib(mib) {
+    CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    CHECK(cudaMalloc(&device, mib * kMiB));
+    CHECK(cudaMallocHost(&host, mib * kMiB));
+    std::memset(host, 0, mib * kMiB);
+  }
+  void start(unsigned seed) {
+    for (size_t i = 0; i < mib; i++) CHECK(cudaMemsetAsync(device + i * kMiB, int((i * 37 + seed) & 0xff), kMiB, stream));
+    CHECK(cudaMemcpyAsync(host, device, mib * kMiB, cudaMemcpyDeviceToHost, stream));
+    CHECK(cudaMemsetAsync(device, 0xee, mib * kMiB, stream));
+  }
+  size_t wrong(unsigned seed) const {
+    size_t count = 0;
+    for (size_t i = 0; i < mib; i++) {
+      const std::vector<unsigned char> expected(kMiB, static_cast<unsigned char>(i * 37 + seed));
+      count += std::memcmp(host + i * kMiB, expected.data(), kMiB) != 0;
+    }
+    return count;
+  }
+  size_t mib;
+  cudaStream_t stream;
+  unsigned char* device;
+  unsigned char* host;
+};
+
+int main() {
+  Copy large(300), other(100);
+  cudaStream_t third;
+  CHECK(cudaStreamCreateWithFlags(&third, cudaStreamNonBlocking));
+  int *counter, value;
+  CHECK(cudaMalloc(&counter, sizeof *counter));
+  CHECK(cudaMemset(counter, 0, sizeof *counter));
+  for (unsigned round = 0; round < 2; round++) {
+    large.start(round);
+    count<<<1, 1, 0, third>>>(counter);
+    other.start(round + 100);
+    CHECK(cudaStreamSynchronize(third));
+    CHECK(cudaMemcpy(&value, counter, sizeof value, cudaMemcpyDeviceToHost));
+    CHECK(cudaStreamSynchronize(other.stream));
+    std::printf("counted %d, wrong MiB: %zu", value, other.wrong(round + 100));
+    CHECK(cudaStreamSynchronize(large.stream));
+    std::printf(" and %zu\n", large.wrong(round));
+  }
+}
