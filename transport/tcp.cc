@@ -11,6 +11,7 @@
 #include <chrono>
 #include <cstring>
 #include <optional>
+#include <thread>
 
 #include "proto/secrets.h"
 #include "transport/bulk_engine.h"
@@ -37,7 +38,7 @@ class TcpStream : public Stream {
   }
 
   Result<size_t> receive(std::span<std::byte> buffer) override {
-    auto got = early_ ? take_early(buffer) : connection_.receive(buffer);
+    auto got = left_ ? take_early(buffer) : connection_.receive(buffer);
     if (!got.ok()) return gone(got.status());
     if (shut_) return Status(StatusCode::kUnavailable, "the link was shut on this side");
     return got;
@@ -47,17 +48,20 @@ class TcpStream : public Stream {
   // 6.18): what comes while it has the socket's lock is left for it to process. But who sends on the socket meanwhile would have to
   // wait for the lock, asleep, and who sleeps until something comes it would have to wake; so not while somebody does.
   bool ready() override {
-    if (early_) return true;
+    if (left_) return true;
     if (connection_.encrypted()) return connection_.ready();
     looking_.store(true);
     const bool free = !sending_.load() && sleepers_.load() == 0;
-    if (free) early_ = connection_.receive_now(early_bytes_);
-    looking_.store(false, std::memory_order_release);
-    return free ? early_.has_value() : connection_.ready();
+    if (free) left_ = (early_ = connection_.receive_now(early_bytes_)).has_value();
+    looking_.store(false);
+    return free ? left_.load() : connection_.ready();
   }
+
+  // What was received early the socket knows nothing of.
   void wait_until_ready() override {
     sleepers_.fetch_add(1);
-    connection_.wait_until_ready();
+    while (looking_.load()) std::this_thread::yield();
+    if (!left_) connection_.wait_until_ready();
     sleepers_.fetch_sub(1);
   }
 
@@ -75,8 +79,8 @@ class TcpStream : public Stream {
     std::memcpy(buffer.data(), early_bytes_.data() + early_taken_, count);
     early_taken_ += count;
     if (early_taken_ == early_->value()) {
-      early_.reset();
       early_taken_ = 0;
+      left_ = false;
     }
     return count;
   }
@@ -86,6 +90,7 @@ class TcpStream : public Stream {
   alignas(64) std::atomic<bool> sending_{false};
   std::atomic<int> sleepers_{0};
   alignas(64) std::atomic<bool> looking_{false};
+  std::atomic<bool> left_{false};  // early_ holds what receive() has not given out yet
   // The receiver's: what ready() has received.
   std::optional<Result<size_t>> early_;
   size_t early_taken_ = 0;

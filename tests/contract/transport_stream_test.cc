@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstring>
 #include <functional>
+#include <future>
 #include <random>
 #include <thread>
 
@@ -157,6 +158,23 @@ TEST_P(StreamContract, AReceiverSeesWhenSomethingHasCome) {
   EXPECT_FALSE(await_ready(receiver, 1ms));
   pair_.worker->shut();
   EXPECT_TRUE(await_ready(receiver, kPromptly));
+}
+
+TEST_P(StreamContract, WhoComesToSleepSeesWhatWasLeft) {
+  Stream& receiver = pair_.client->calls();
+  const auto bytes = random_bytes(100, 9);
+  std::vector<std::byte> got(bytes.size());
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_TRUE(send_bytes(pair_.worker->calls(), bytes).ok());
+    ASSERT_TRUE(await_ready(receiver, kPromptly));
+    ASSERT_TRUE(receive_exactly(receiver, std::span(got).first(10)));
+    auto sleeper = std::async(std::launch::async, [&] { receiver.wait_until_ready(); });
+    const bool woke = sleeper.wait_for(kPromptly) == std::future_status::ready;
+    ASSERT_TRUE(receive_exactly(receiver, std::span(got).subspan(10)));
+    if (!woke) pair_.client->shut();
+    ASSERT_TRUE(woke) << i;
+    ASSERT_EQ(got, bytes);
+  }
 }
 
 TEST_P(StreamContract, OneSleepsUntilThereIsSomethingForAnotherToReceive) {
