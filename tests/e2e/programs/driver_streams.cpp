@@ -24,6 +24,7 @@ int main() {
   std::printf("context: %d\n", owner == context);
   CHECK(cuMemAlloc(&words, 64));
   CHECK(cuMemsetD8(words, 0, 64));
+  CHECK(cuCtxSynchronize());  // the streams do not wait for the default one
   CHECK(cuStreamWaitValue32(a, words, 5, CU_STREAM_WAIT_VALUE_GEQ));
   CHECK(cuStreamWriteValue32(a, words + 4, 77, 0));
   CHECK(cuStreamAddCallback(a, note, const_cast<char*>("after the wait"), 0));
