@@ -325,10 +325,21 @@ CUresult Copies::to_device(CUdeviceptr dst, size_t bytes, std::span<const std::b
 CUresult Copies::send_piece(Outbox::Piece piece, CUstream stream) {
   CUresult result = fences_.record(stream, piece.fence);
   if (result == CUDA_ERROR_OUT_OF_MEMORY) result = driver_.cuStreamSynchronize(stream);
-  if (result != CUDA_SUCCESS) return result;
+  if (result != CUDA_SUCCESS) {
+    drop(piece, stream);
+    return result;
+  }
   outbox_.add(piece);
   nudge(piece.bulk);  // a small piece goes with the next answer
   return result;
+}
+
+void Copies::drop(const Outbox::Piece& piece, CUstream stream) {
+  if (!piece.before || !piece.before->take_back()) staging_.give(piece.slot);
+  if (piece.gate.value == 0) return;
+  fences_.open(piece.gate);
+  driver_.cuStreamSynchronize(stream);
+  fences_.release(piece.gate);
 }
 
 // A slot is promised only within one copy: the pieces of a stream are done in their order, so a gate waits for nothing but the
@@ -339,7 +350,7 @@ CUresult Copies::from_device(CUdeviceptr src, size_t bytes, uint64_t ticket, CUs
   for (size_t offset = 0; offset < bytes;) {
     // The line is idle until the first piece is there.
     const size_t count = std::min(bytes - offset, offset == 0 ? size_t(limits::kBulkBlockBytes) : Staging::kLargeBytes);
-    Outbox::Piece piece{ticket, offset, uint32_t(count), bulk, bulk ? staging_.take_device() : StagingSlot{}, {}, {}, {}, {}};
+    Outbox::Piece piece{ticket, offset, uint32_t(count), bulk, bulk ? staging_.take_device() : StagingSlot{}};
     const auto be_promised = [&] {
       while (!earlier.empty() && earlier.front().tenure->over()) earlier.pop_front();
       if (earlier.empty() || piece.gate.value != 0 || !holds_up || !holds_up()) return false;
@@ -356,18 +367,13 @@ CUresult Copies::from_device(CUdeviceptr src, size_t bytes, uint64_t ticket, CUs
     if (!piece.slot.data && !take_slot(count, piece.slot, be_promised)) return CUDA_ERROR_OPERATING_SYSTEM;
     if (bulk && !piece.slot.device) piece.tenure = std::make_shared<Outbox::Tenure>();
     std::byte* const data = piece.slot.data;
-    CUresult result = piece.slot.device ? driver_.cuMemcpyDtoDAsync_v2(CUdeviceptr(data), src + offset, count, stream)
-                                        : driver_.cuMemcpyDtoHAsync_v2(data, src + offset, count, stream);
-    if (result == CUDA_SUCCESS) result = send_piece(piece, stream);
-    if (result != CUDA_SUCCESS) {
-      if (!piece.before || !piece.before->take_back()) staging_.give(piece.slot);
-      if (piece.gate.value != 0) {
-        fences_.open(piece.gate);
-        driver_.cuStreamSynchronize(stream);
-        fences_.release(piece.gate);
-      }
+    if (CUresult result = piece.slot.device ? driver_.cuMemcpyDtoDAsync_v2(CUdeviceptr(data), src + offset, count, stream)
+                                            : driver_.cuMemcpyDtoHAsync_v2(data, src + offset, count, stream);
+        result != CUDA_SUCCESS) {
+      drop(piece, stream);
       return result;
     }
+    if (CUresult result = send_piece(piece, stream); result != CUDA_SUCCESS) return result;
     if (piece.tenure) earlier.push_back(std::move(piece));
     offset += count;
   }
@@ -381,10 +387,7 @@ CUresult Copies::fill(uint32_t value, uint32_t element_bytes, size_t bytes, uint
     StagingSlot slot;
     if (!take_slot(count, slot)) return CUDA_ERROR_OPERATING_SYSTEM;
     for (size_t at = 0; at < count; at += element_bytes) std::memcpy(slot.data + at, &value, element_bytes);
-    if (CUresult result = send_piece({ticket, offset, uint32_t(count), bulk, slot, {}, {}, {}, {}}, stream); result != CUDA_SUCCESS) {
-      staging_.give(slot);
-      return result;
-    }
+    if (CUresult result = send_piece({ticket, offset, uint32_t(count), bulk, slot}, stream); result != CUDA_SUCCESS) return result;
     offset += count;
   }
   return CUDA_SUCCESS;
@@ -539,10 +542,7 @@ CUresult Copies::box_from_device(const CUDA_MEMCPY3D& copy, size_t total, uint64
       staging_.give(slot);
       return result;
     }
-    if (CUresult result = send_piece({ticket, position, uint32_t(count), bulk, slot, {}, {}, {}, {}}, stream); result != CUDA_SUCCESS) {
-      staging_.give(slot);
-      return result;
-    }
+    if (CUresult result = send_piece({ticket, position, uint32_t(count), bulk, slot}, stream); result != CUDA_SUCCESS) return result;
     position += count;
   }
   return CUDA_SUCCESS;

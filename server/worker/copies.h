@@ -3,8 +3,8 @@
 // To the device, small: straight from the frame. Large: one copy per landed block, straight from the pinned ring; the
 // block is released when the GPU has read it. Bytes that are long in coming land in staging instead, and the stream waits
 // for them: a twin that did would hold up every other call of the session. From the device: pieces of a ticket into pinned
-// staging, sent by the outbox when their fence is done; what finds no room there waits in the stream, too. Pitched and array copies move the host side through staging, in
-// boxes of whole rows where a row fits.
+// staging, sent by the outbox when their fence is done; what finds no room there waits in the stream, too. Pitched and array
+// copies move the host side through staging, in boxes of whole rows where a row fits.
 //
 // The completion thread sends finished pieces and releases blocks while no call does; it sleeps while nothing is open. It never
 // waits for the driver, nor for who may: while a stream has as many launches queued as it can hold (1,020), cuMemHostRegister and
@@ -81,8 +81,10 @@ class Copies {
   CUresult copy_part(const CUDA_MEMCPY3D& box, size_t position, size_t count, std::byte* data, CUstream stream);
   // Waits for one; `otherwise` is asked meanwhile, and may have got it elsewhere. False: the session ends.
   bool take_slot(size_t bytes, StagingSlot& slot, const std::function<bool()>& otherwise = {});
-  // Fences the copy in front of it and leaves it to the outbox. After a failure the slot is the caller's.
+  // Fences the copy in front of it and leaves it to the outbox; after a failure drops it.
   CUresult send_piece(Outbox::Piece piece, CUstream stream);
+  // Its bytes do not come: gives its slot back, and lets its stream go on.
+  void drop(const Outbox::Piece& piece, CUstream stream);
   bool retire();
   void finish(const Reading& reading);
   void completion_loop();

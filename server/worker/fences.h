@@ -69,7 +69,9 @@ class Fences {
   // The reverse: what comes behind it in `stream` waits until open(gate), by whatever thread. NOT_SUPPORTED where the driver has
   // no stream memory operations; else as record().
   CUresult hold(CUstream stream, Fence& gate);
-  void open(const Fence& gate) { words_[gate.word].store(gate.value, std::memory_order_release); }
+  void open(const Fence& gate) {
+    if (gate.value != 0) words_[gate.word].store(gate.value, std::memory_order_release);
+  }
   // A fence that is done, or whose context is gone, gives its word back; a gate when its stream is behind it.
   void release(const Fence& fence);
 

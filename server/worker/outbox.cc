@@ -52,7 +52,7 @@ void Outbox::stop() {
   std::lock_guard guard(pieces_mutex_);
   stopped_ = true;
   for (const Piece& piece : pieces_)
-    if (const auto gate = piece.tenure ? piece.tenure->end() : Fences::Fence{}; gate.value != 0) fences_.open(gate);
+    if (piece.tenure) fences_.open(piece.tenure->end());
 }
 
 void Outbox::add(const Piece& piece) {
@@ -127,7 +127,7 @@ void Outbox::abandon() {
   for (const Piece& piece : pieces_) {
     fences_.release(piece.fence);
     if (!piece.before || !piece.before->take_back()) leave(piece.slot, piece.tenure.get());
-    if (piece.gate.value != 0) fences_.open(piece.gate);  // its own context may be a sound one
+    fences_.open(piece.gate);  // its own context may be a sound one
     fences_.release(piece.gate);
   }
   pieces_.clear();

@@ -49,10 +49,10 @@ class Outbox {
     uint32_t bytes = 0;
     bool bulk = false;  // else a Data frame
     StagingSlot slot;
-    Fences::Fence fence;
-    std::shared_ptr<Tenure> tenure;  // none: the slot goes back
-    std::shared_ptr<Tenure> before;  // of who promised the slot,
-    Fences::Fence gate;              // and where the stream waits for it
+    Fences::Fence fence{};
+    std::shared_ptr<Tenure> tenure{};  // none: the slot goes back
+    std::shared_ptr<Tenure> before{};  // of who promised the slot,
+    Fences::Fence gate{};              // and where the stream waits for it
   };
   // How far data must have landed before something may be observed.
   struct Mark {

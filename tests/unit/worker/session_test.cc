@@ -74,6 +74,12 @@ class SessionTest : public testing::Test {
     EXPECT_EQ(remote_cuMemAlloc_v2(&address, bytes), CUDA_SUCCESS);
     return address;
   }
+  // Memory that holds `data`.
+  CUdeviceptr allocate(const std::vector<uint8_t>& data) {
+    const CUdeviceptr address = allocate(data.size());
+    EXPECT_EQ(remote_cuMemcpyHtoD_v2(address, nullptr, data.size(), client_->transfer(data.data(), data.size()), {}), CUDA_SUCCESS);
+    return address;
+  }
   // The worker saw the end by itself.
   Status join() {
     if (worker_.joinable()) worker_.join();
@@ -299,9 +305,8 @@ TEST_F(SessionTest, LateBytesHoldUpTheStreamOnly) {
 TEST_F(SessionTest, OnlyWhoMayTakeACopyForDoneWaitsForItsBytes) {
   start_with_context();
   constexpr size_t bytes = 4 * kMiB;
-  const CUdeviceptr address = allocate(bytes);
   const auto data = pattern(bytes, 7);
-  ASSERT_EQ(remote_cuMemcpyHtoD_v2(address, nullptr, bytes, client_->transfer(data.data(), bytes), {}), CUDA_SUCCESS);
+  const CUdeviceptr address = allocate(data);
   std::vector<uint8_t> back(bytes);
   client_->hold_blocks();
   ASSERT_EQ(post_cuMemcpyDtoHAsync_v2(nullptr, address, bytes, nullptr, client_->ticket(back.data(), bytes)), CUDA_SUCCESS);
@@ -332,9 +337,8 @@ TEST_F(SessionTest, LargeCopiesBackHoldUpTheirStreamOnly) {
   limit_bytes_ = 400 * kMiB;
   start_with_context();
   constexpr size_t bytes = 300 * kMiB;
-  const CUdeviceptr address = allocate(bytes);
   const auto data = pattern(bytes, 9);
-  ASSERT_EQ(remote_cuMemcpyHtoD_v2(address, nullptr, bytes, client_->transfer(data.data(), bytes), {}), CUDA_SUCCESS);
+  const CUdeviceptr address = allocate(data);
   std::vector<uint8_t> back(bytes);
   client_->hold_blocks();
   ASSERT_EQ(post_cuMemcpyDtoHAsync_v2(nullptr, address, bytes, nullptr, client_->ticket(back.data(), bytes)), CUDA_SUCCESS);
