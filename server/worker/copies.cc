@@ -326,7 +326,7 @@ CUresult Copies::send_piece(Outbox::Piece piece, CUstream stream) {
   CUresult result = fences_.record(stream, piece.fence);
   if (result == CUDA_ERROR_OUT_OF_MEMORY) result = driver_.cuStreamSynchronize(stream);
   if (result != CUDA_SUCCESS) {
-    drop(piece, stream);
+    drop(piece, stream, true);
     return result;
   }
   outbox_.add(piece);
@@ -334,23 +334,22 @@ CUresult Copies::send_piece(Outbox::Piece piece, CUstream stream) {
   return result;
 }
 
-void Copies::drop(const Outbox::Piece& piece, CUstream stream) {
-  if (!piece.before || !piece.before->take_back()) staging_.give(piece.slot);
-  if (piece.gate.value == 0) return;
+void Copies::drop(const Outbox::Piece& piece, CUstream stream, bool begun) {
   fences_.open(piece.gate);
-  driver_.cuStreamSynchronize(stream);
+  if (begun || piece.gate.value != 0) driver_.cuStreamSynchronize(stream);
+  if (!piece.before || !piece.before->take_back()) staging_.give(piece.slot);
   fences_.release(piece.gate);
 }
 
 // A slot is promised only within one copy: the pieces of a stream are done in their order, so a gate waits for nothing but the
 // network, and no two streams for each other.
-CUresult Copies::from_device(CUdeviceptr src, size_t bytes, uint64_t ticket, CUstream stream, const std::function<bool()>& holds_up) {
+CUresult Copies::copy_back(size_t bytes, uint64_t ticket, CUstream stream, const std::function<bool()>& holds_up, const CopyOut& copy) {
   const bool bulk = bytes > limits::kInlineBytes;
   std::deque<Outbox::Piece> earlier;  // whose slots are promised to nobody
   for (size_t offset = 0; offset < bytes;) {
     // The line is idle until the first piece is there.
     const size_t count = std::min(bytes - offset, offset == 0 ? size_t(limits::kBulkBlockBytes) : Staging::kLargeBytes);
-    Outbox::Piece piece{ticket, offset, uint32_t(count), bulk, bulk ? staging_.take_device() : StagingSlot{}};
+    Outbox::Piece piece{ticket, offset, uint32_t(count), bulk, bulk && copy.to_device ? staging_.take_device() : StagingSlot{}};
     const auto be_promised = [&] {
       while (!earlier.empty() && earlier.front().tenure->over()) earlier.pop_front();
       if (earlier.empty() || piece.gate.value != 0 || !holds_up || !holds_up()) return false;
@@ -366,11 +365,8 @@ CUresult Copies::from_device(CUdeviceptr src, size_t bytes, uint64_t ticket, CUs
     };
     if (!piece.slot.data && !take_slot(count, piece.slot, be_promised)) return CUDA_ERROR_OPERATING_SYSTEM;
     if (bulk && !piece.slot.device) piece.tenure = std::make_shared<Outbox::Tenure>();
-    std::byte* const data = piece.slot.data;
-    if (CUresult result = piece.slot.device ? driver_.cuMemcpyDtoDAsync_v2(CUdeviceptr(data), src + offset, count, stream)
-                                            : driver_.cuMemcpyDtoHAsync_v2(data, src + offset, count, stream);
-        result != CUDA_SUCCESS) {
-      drop(piece, stream);
+    if (CUresult result = (piece.slot.device ? copy.to_device : copy.to_host)(piece.slot.data, offset, count); result != CUDA_SUCCESS) {
+      drop(piece, stream, copy.in_parts);
       return result;
     }
     if (CUresult result = send_piece(piece, stream); result != CUDA_SUCCESS) return result;
@@ -378,6 +374,12 @@ CUresult Copies::from_device(CUdeviceptr src, size_t bytes, uint64_t ticket, CUs
     offset += count;
   }
   return CUDA_SUCCESS;
+}
+
+CUresult Copies::from_device(CUdeviceptr src, size_t bytes, uint64_t ticket, CUstream stream, const std::function<bool()>& holds_up) {
+  return copy_back(bytes, ticket, stream, holds_up,
+                   {[&](std::byte* data, size_t offset, size_t count) { return driver_.cuMemcpyDtoHAsync_v2(data, src + offset, count, stream); },
+                    [&](std::byte* data, size_t offset, size_t count) { return driver_.cuMemcpyDtoDAsync_v2(CUdeviceptr(data), src + offset, count, stream); }});
 }
 
 CUresult Copies::fill(uint32_t value, uint32_t element_bytes, size_t bytes, uint64_t ticket, CUstream stream) {
@@ -467,7 +469,9 @@ CUresult Copies::box(const CUDA_MEMCPY3D& copy, std::span<const std::byte> paylo
     return refuse();
   }
   if ((from_host && to_host) || (from_host && transfer == 0 && payload.size() != total)) return refuse();
-  return from_host ? box_to_device(copy, total, payload, transfer, stream, holds_up) : box_from_device(copy, total, ticket, stream);
+  if (from_host) return box_to_device(copy, total, payload, transfer, stream, holds_up);
+  return copy_back(total, ticket, stream, holds_up,
+                   {[&](std::byte* data, size_t offset, size_t count) { return copy_part(copy, offset, count, data, stream); }, {}, true});
 }
 
 // The dense bytes [position, position + count) of the box, whose host side lies at `data`.
@@ -529,23 +533,6 @@ CUresult Copies::box_to_device(const CUDA_MEMCPY3D& copy, size_t total, std::spa
     position += count;
   }
   return result;
-}
-
-CUresult Copies::box_from_device(const CUDA_MEMCPY3D& copy, size_t total, uint64_t ticket, CUstream stream) {
-  const bool bulk = total > limits::kInlineBytes;
-  for (size_t position = 0; position < total;) {
-    const size_t count = std::min(total - position, Staging::kLargeBytes);
-    StagingSlot slot;
-    if (!take_slot(count, slot)) return CUDA_ERROR_OPERATING_SYSTEM;
-    if (CUresult result = copy_part(copy, position, count, slot.data, stream); result != CUDA_SUCCESS) {
-      driver_.cuStreamSynchronize(stream);  // parts before the failed one still use the slot
-      staging_.give(slot);
-      return result;
-    }
-    if (CUresult result = send_piece({ticket, position, uint32_t(count), bulk, slot}, stream); result != CUDA_SUCCESS) return result;
-    position += count;
-  }
-  return CUDA_SUCCESS;
 }
 
 // --- Contexts that end

@@ -77,14 +77,19 @@ class Copies {
   CUresult fence_reading(CUstream stream, Reading reading);
   CUresult box_to_device(const CUDA_MEMCPY3D& copy, size_t total, std::span<const std::byte> payload, uint64_t transfer,
                          CUstream stream, const std::function<bool()>& holds_up);
-  CUresult box_from_device(const CUDA_MEMCPY3D& copy, size_t total, uint64_t ticket, CUstream stream);
   CUresult copy_part(const CUDA_MEMCPY3D& box, size_t position, size_t count, std::byte* data, CUstream stream);
   // Waits for one; `otherwise` is asked meanwhile, and may have got it elsewhere. False: the session ends.
   bool take_slot(size_t bytes, StagingSlot& slot, const std::function<bool()>& otherwise = {});
+  // Enqueue the copy of `count` bytes from `offset` on.
+  struct CopyOut {
+    std::function<CUresult(std::byte* data, size_t offset, size_t count)> to_host, to_device;  // none: never to the device's staging
+    bool in_parts = false;  // after a failure some of it may be in the stream
+  };
+  CUresult copy_back(size_t bytes, uint64_t ticket, CUstream stream, const std::function<bool()>& holds_up, const CopyOut& copy);
   // Fences the copy in front of it and leaves it to the outbox; after a failure drops it.
   CUresult send_piece(Outbox::Piece piece, CUstream stream);
-  // Its bytes do not come: gives its slot back, and lets its stream go on.
-  void drop(const Outbox::Piece& piece, CUstream stream);
+  // Its bytes do not come: gives its slot back, and lets its stream go on. `begun`: some of its copy is in the stream.
+  void drop(const Outbox::Piece& piece, CUstream stream, bool begun);
   bool retire();
   void finish(const Reading& reading);
   void completion_loop();

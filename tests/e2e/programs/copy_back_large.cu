@@ -1,4 +1,4 @@
-// Copies to the host that are larger than what the worker stages, two at once, with work behind them in their streams and in
+// Copies to the host that are larger than what the worker stages, two at once, one of them of rows, with work behind them in their streams and in
 // another: every byte is what it was when its stream came to the copy.
 #include "e2e.h"
 
@@ -7,16 +7,17 @@ constexpr size_t kMiB = 1 << 20;
 __global__ void count(int* value) { ++*value; }
 
 struct Copy {
-  explicit Copy(size_t mib) : mib(mib) {
+  Copy(size_t mib, size_t pitch) : mib(mib), pitch(pitch) {
     CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-    CHECK(cudaMalloc(&device, mib * kMiB));
+    CHECK(cudaMalloc(&device, mib * pitch));
     CHECK(cudaMallocHost(&host, mib * kMiB));
     std::memset(host, 0, mib * kMiB);
   }
   void start(unsigned seed) {
-    for (size_t i = 0; i < mib; i++) CHECK(cudaMemsetAsync(device + i * kMiB, int((i * 37 + seed) & 0xff), kMiB, stream));
-    CHECK(cudaMemcpyAsync(host, device, mib * kMiB, cudaMemcpyDeviceToHost, stream));
-    CHECK(cudaMemsetAsync(device, 0xee, mib * kMiB, stream));
+    for (size_t i = 0; i < mib; i++) CHECK(cudaMemsetAsync(device + i * pitch, int((i * 37 + seed) & 0xff), kMiB, stream));
+    if (pitch == kMiB) CHECK(cudaMemcpyAsync(host, device, mib * kMiB, cudaMemcpyDeviceToHost, stream));
+    else CHECK(cudaMemcpy2DAsync(host, kMiB, device, pitch, kMiB, mib, cudaMemcpyDeviceToHost, stream));
+    CHECK(cudaMemsetAsync(device, 0xee, mib * pitch, stream));
   }
   size_t wrong(unsigned seed) const {
     size_t count = 0;
@@ -26,14 +27,14 @@ struct Copy {
     }
     return count;
   }
-  size_t mib;
+  size_t mib, pitch;
   cudaStream_t stream;
   unsigned char* device;
   unsigned char* host;
 };
 
 int main() {
-  Copy large(300), other(100);
+  Copy large(300, kMiB), other(270, kMiB + 512);
   cudaStream_t third;
   CHECK(cudaStreamCreateWithFlags(&third, cudaStreamNonBlocking));
   int *counter, value;

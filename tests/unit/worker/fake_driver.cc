@@ -197,7 +197,11 @@ void fill_memory(DriverApi& api) {
   api.cuMemcpyDtoHAsync_v2 = [](void* to, CUdeviceptr from, size_t bytes, CUstream) {
     return queue([=] { std::memcpy(to, at(from), bytes); });
   };
-  api.cuMemcpy3DAsync_v2 = [](const CUDA_MEMCPY3D* copy, CUstream) { return queue([c = *copy] { copy_box(c); }); };
+  api.cuMemcpy3DAsync_v2 = [](const CUDA_MEMCPY3D* copy, CUstream) {
+    if (g_driver->boxes == 0) return CUDA_ERROR_INVALID_VALUE;
+    --g_driver->boxes;
+    return queue([c = *copy] { copy_box(c); });
+  };
 }
 
 void fill_streams(DriverApi& api) {

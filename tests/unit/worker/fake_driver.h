@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <climits>
 #include <cstdint>
 
 #include "api/driver_api.h"
@@ -17,6 +18,7 @@ struct FakeDriver {
   DriverApi api;
   std::atomic<int> queue_delay_us{0};  // before every queued operation
   std::atomic<bool> fault{false};      // queued operations are dropped and everything says ILLEGAL_ADDRESS
+  std::atomic<int> boxes{INT_MAX};     // copies of boxes that succeed
   std::atomic<int> allocations{0};     // live ones
   std::atomic<int> waiting{0};         // threads that wait for the queue
   bool stream_memory = true;           // cuStreamWriteValue64 exists; else host functions write the words

@@ -332,25 +332,79 @@ TEST_F(SessionTest, OnlyWhoMayTakeACopyForDoneWaitsForItsBytes) {
   EXPECT_EQ(back, data);
 }
 
+// As one row, or as rows that are no multiple of anything.
+CUDA_MEMCPY3D box_back(CUdeviceptr from, size_t width, size_t height, size_t pitch) {
+  CUDA_MEMCPY3D copy{};
+  copy.srcMemoryType = CU_MEMORYTYPE_DEVICE;
+  copy.dstMemoryType = CU_MEMORYTYPE_HOST;
+  copy.srcDevice = from;
+  copy.srcPitch = pitch;
+  copy.srcHeight = copy.Height = height;
+  copy.WidthInBytes = width;
+  copy.Depth = 1;
+  return copy;
+}
+
 // More than staging holds, and nothing of it leaves: the copy's stream waits for that, and nobody else.
 TEST_F(SessionTest, LargeCopiesBackHoldUpTheirStreamOnly) {
   limit_bytes_ = 400 * kMiB;
   start_with_context();
-  constexpr size_t bytes = 300 * kMiB;
+  constexpr size_t width = 10'007, pitch = 10'240, height = 300 * kMiB / pitch, bytes = pitch * height;
   const auto data = pattern(bytes, 9);
   const CUdeviceptr address = allocate(data);
-  std::vector<uint8_t> back(bytes);
-  client_->hold_blocks();
-  ASSERT_EQ(post_cuMemcpyDtoHAsync_v2(nullptr, address, bytes, nullptr, client_->ticket(back.data(), bytes)), CUDA_SUCCESS);
-  auto others = std::async(std::launch::async, [&] {
-    post_bfContextUse(uint64_t(context_));
-    allocate(100);
-    EXPECT_EQ(remote_cuStreamQuery(nullptr), CUDA_ERROR_NOT_READY);
-  });
-  EXPECT_EQ(others.wait_for(std::chrono::seconds(60)), std::future_status::ready);
-  client_->let_land();
-  EXPECT_EQ(remote_cuStreamSynchronize(nullptr), CUDA_SUCCESS);
-  EXPECT_TRUE(back == data);
+  for (const bool rows : {false, true}) {
+    SCOPED_TRACE(rows);
+    std::vector<uint8_t> back(rows ? width * height : bytes);
+    const uint64_t ticket = client_->ticket(back.data(), back.size());
+    client_->hold_blocks();
+    if (rows) {
+      const CUDA_MEMCPY3D copy = box_back(address, width, height, pitch);
+      ASSERT_EQ(post_cuMemcpy3DAsync_v2(&copy, nullptr, 0, ticket, {}), CUDA_SUCCESS);
+    } else {
+      ASSERT_EQ(post_cuMemcpyDtoHAsync_v2(nullptr, address, bytes, nullptr, ticket), CUDA_SUCCESS);
+    }
+    auto others = std::async(std::launch::async, [&] {
+      post_bfContextUse(uint64_t(context_));
+      allocate(100);
+      EXPECT_EQ(remote_cuStreamQuery(nullptr), CUDA_ERROR_NOT_READY);
+    });
+    EXPECT_EQ(others.wait_for(std::chrono::seconds(60)), std::future_status::ready);
+    client_->let_land();
+    EXPECT_EQ(remote_cuStreamSynchronize(nullptr), CUDA_SUCCESS);
+    if (!rows) {
+      EXPECT_TRUE(back == data);
+    }
+    for (size_t row = 0; rows && row < height; ++row)
+      ASSERT_EQ(std::memcmp(back.data() + row * width, data.data() + row * pitch, width), 0) << row;
+  }
+}
+
+// In the middle of a piece that waits in its stream; the slots are there for the next copy.
+TEST_F(SessionTest, ACopyBackThatFailsWhileItWaitsForRoomLosesNothing) {
+  limit_bytes_ = 400 * kMiB;
+  start_with_context();
+  constexpr size_t width = 10'007, pitch = 10'240, height = 300 * kMiB / pitch, bytes = pitch * height;
+  const auto data = pattern(bytes, 9);
+  const CUdeviceptr address = allocate(data);
+  const CUDA_MEMCPY3D copy = box_back(address, width, height, pitch);
+  for (size_t i = 1; i <= 2; ++i) {
+    std::vector<uint8_t> lost(width * height), back(bytes);
+    driver_.boxes = 404;  // a piece is two or three of them, and staging has 128 slots
+    client_->hold_blocks();
+    ASSERT_EQ(post_cuMemcpy3DAsync_v2(&copy, nullptr, 0, client_->ticket(lost.data(), lost.size()), {}), CUDA_SUCCESS);
+    auto others = std::async(std::launch::async, [&] {
+      post_bfContextUse(uint64_t(context_));
+      allocate(100);
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    client_->let_land();
+    others.wait();
+    EXPECT_EQ(remote_cuStreamSynchronize(nullptr), CUDA_SUCCESS);
+    EXPECT_EQ(driver_.boxes, 0);
+    EXPECT_EQ(client_->async_errors().size(), i);
+    EXPECT_EQ(remote_cuMemcpyDtoH_v2(nullptr, address, bytes, client_->ticket(back.data(), bytes)), CUDA_SUCCESS);
+    EXPECT_TRUE(back == data);
+  }
 }
 
 TEST_F(SessionTest, ASessionEndsWhileACopyBackWaitsForRoom) {
