@@ -1,5 +1,5 @@
-// Copies to the host that are larger than what the worker stages, two at once, one of them of rows, with work behind them in their streams and in
-// another: every byte is what it was when its stream came to the copy.
+// Copies to the host that are larger than what the worker stages, two at once, one of them of rows, with work behind them in
+// their streams and in another: every byte is what it was when its stream came to the copy.
 #include "e2e.h"
 
 constexpr size_t kMiB = 1 << 20;

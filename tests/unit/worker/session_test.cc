@@ -80,6 +80,14 @@ class SessionTest : public testing::Test {
     EXPECT_EQ(remote_cuMemcpyHtoD_v2(address, nullptr, data.size(), client_->transfer(data.data(), data.size()), {}), CUDA_SUCCESS);
     return address;
   }
+  // On a thread of its own, in the same context.
+  template <typename Body>
+  auto elsewhere(Body body) {
+    return std::async(std::launch::async, [this, body] {
+      post_bfContextUse(uint64_t(context_));
+      return body();
+    });
+  }
   // The worker saw the end by itself.
   Status join() {
     if (worker_.joinable()) worker_.join();
@@ -313,8 +321,7 @@ TEST_F(SessionTest, OnlyWhoMayTakeACopyForDoneWaitsForItsBytes) {
   client_->await_held();
   const uint64_t late = client_->name_transfer();
   ASSERT_EQ(post_cuMemcpyHtoDAsync_v2(address, nullptr, bytes, nullptr, late, {}), CUDA_SUCCESS);
-  auto others = std::async(std::launch::async, [&] {
-    post_bfContextUse(uint64_t(context_));
+  auto others = elsewhere([&] {
     size_t free, total;
     EXPECT_EQ(remote_cuMemGetInfo_v2(&free, &total), CUDA_SUCCESS);
     allocate(100);
@@ -322,49 +329,46 @@ TEST_F(SessionTest, OnlyWhoMayTakeACopyForDoneWaitsForItsBytes) {
   });
   EXPECT_EQ(others.wait_for(std::chrono::seconds(5)), std::future_status::ready);
   client_->send_transfer(late, data.data(), bytes);
-  auto done = std::async(std::launch::async, [&] {
-    post_bfContextUse(uint64_t(context_));
-    return remote_cuStreamSynchronize(nullptr);
-  });
+  auto done = elsewhere([] { return remote_cuStreamSynchronize(nullptr); });
   EXPECT_EQ(done.wait_for(std::chrono::milliseconds(100)), std::future_status::timeout);
   client_->let_land();
   EXPECT_EQ(done.get(), CUDA_SUCCESS);
   EXPECT_EQ(back, data);
 }
 
-// As one row, or as rows that are no multiple of anything.
-CUDA_MEMCPY3D box_back(CUdeviceptr from, size_t width, size_t height, size_t pitch) {
+// More than staging holds, and a box in it whose rows are no multiple of anything.
+constexpr size_t kLargeWidth = 10'007, kLargePitch = 10'240, kLargeRows = 300 * kMiB / kLargePitch, kLargeBytes = kLargePitch * kLargeRows;
+
+CUDA_MEMCPY3D large_box_back(CUdeviceptr from) {
   CUDA_MEMCPY3D copy{};
   copy.srcMemoryType = CU_MEMORYTYPE_DEVICE;
   copy.dstMemoryType = CU_MEMORYTYPE_HOST;
   copy.srcDevice = from;
-  copy.srcPitch = pitch;
-  copy.srcHeight = copy.Height = height;
-  copy.WidthInBytes = width;
+  copy.srcPitch = kLargePitch;
+  copy.srcHeight = copy.Height = kLargeRows;
+  copy.WidthInBytes = kLargeWidth;
   copy.Depth = 1;
   return copy;
 }
 
-// More than staging holds, and nothing of it leaves: the copy's stream waits for that, and nobody else.
+// Nothing of it leaves staging: the copy's stream waits for that, and nobody else.
 TEST_F(SessionTest, LargeCopiesBackHoldUpTheirStreamOnly) {
   limit_bytes_ = 400 * kMiB;
   start_with_context();
-  constexpr size_t width = 10'007, pitch = 10'240, height = 300 * kMiB / pitch, bytes = pitch * height;
-  const auto data = pattern(bytes, 9);
+  const auto data = pattern(kLargeBytes, 9);
   const CUdeviceptr address = allocate(data);
   for (const bool rows : {false, true}) {
     SCOPED_TRACE(rows);
-    std::vector<uint8_t> back(rows ? width * height : bytes);
+    std::vector<uint8_t> back(rows ? kLargeWidth * kLargeRows : kLargeBytes);
     const uint64_t ticket = client_->ticket(back.data(), back.size());
     client_->hold_blocks();
     if (rows) {
-      const CUDA_MEMCPY3D copy = box_back(address, width, height, pitch);
+      const CUDA_MEMCPY3D copy = large_box_back(address);
       ASSERT_EQ(post_cuMemcpy3DAsync_v2(&copy, nullptr, 0, ticket, {}), CUDA_SUCCESS);
     } else {
-      ASSERT_EQ(post_cuMemcpyDtoHAsync_v2(nullptr, address, bytes, nullptr, ticket), CUDA_SUCCESS);
+      ASSERT_EQ(post_cuMemcpyDtoHAsync_v2(nullptr, address, kLargeBytes, nullptr, ticket), CUDA_SUCCESS);
     }
-    auto others = std::async(std::launch::async, [&] {
-      post_bfContextUse(uint64_t(context_));
+    auto others = elsewhere([&] {
       allocate(100);
       EXPECT_EQ(remote_cuStreamQuery(nullptr), CUDA_ERROR_NOT_READY);
     });
@@ -374,8 +378,8 @@ TEST_F(SessionTest, LargeCopiesBackHoldUpTheirStreamOnly) {
     if (!rows) {
       EXPECT_TRUE(back == data);
     }
-    for (size_t row = 0; rows && row < height; ++row)
-      ASSERT_EQ(std::memcmp(back.data() + row * width, data.data() + row * pitch, width), 0) << row;
+    for (size_t row = 0; rows && row < kLargeRows; ++row)
+      ASSERT_EQ(std::memcmp(back.data() + row * kLargeWidth, data.data() + row * kLargePitch, kLargeWidth), 0) << row;
   }
 }
 
@@ -383,26 +387,22 @@ TEST_F(SessionTest, LargeCopiesBackHoldUpTheirStreamOnly) {
 TEST_F(SessionTest, ACopyBackThatFailsWhileItWaitsForRoomLosesNothing) {
   limit_bytes_ = 400 * kMiB;
   start_with_context();
-  constexpr size_t width = 10'007, pitch = 10'240, height = 300 * kMiB / pitch, bytes = pitch * height;
-  const auto data = pattern(bytes, 9);
+  const auto data = pattern(kLargeBytes, 9);
   const CUdeviceptr address = allocate(data);
-  const CUDA_MEMCPY3D copy = box_back(address, width, height, pitch);
+  const CUDA_MEMCPY3D copy = large_box_back(address);
   for (size_t i = 1; i <= 2; ++i) {
-    std::vector<uint8_t> lost(width * height), back(bytes);
+    std::vector<uint8_t> lost(kLargeWidth * kLargeRows), back(kLargeBytes);
     driver_.boxes = 404;  // a piece is two or three of them, and staging has 128 slots
     client_->hold_blocks();
     ASSERT_EQ(post_cuMemcpy3DAsync_v2(&copy, nullptr, 0, client_->ticket(lost.data(), lost.size()), {}), CUDA_SUCCESS);
-    auto others = std::async(std::launch::async, [&] {
-      post_bfContextUse(uint64_t(context_));
-      allocate(100);
-    });
+    auto others = elsewhere([&] { allocate(100); });
     std::this_thread::sleep_for(std::chrono::milliseconds(200));
     client_->let_land();
     others.wait();
     EXPECT_EQ(remote_cuStreamSynchronize(nullptr), CUDA_SUCCESS);
     EXPECT_EQ(driver_.boxes, 0);
     EXPECT_EQ(client_->async_errors().size(), i);
-    EXPECT_EQ(remote_cuMemcpyDtoH_v2(nullptr, address, bytes, client_->ticket(back.data(), bytes)), CUDA_SUCCESS);
+    EXPECT_EQ(remote_cuMemcpyDtoH_v2(nullptr, address, kLargeBytes, client_->ticket(back.data(), kLargeBytes)), CUDA_SUCCESS);
     EXPECT_TRUE(back == data);
   }
 }
@@ -410,18 +410,14 @@ TEST_F(SessionTest, ACopyBackThatFailsWhileItWaitsForRoomLosesNothing) {
 TEST_F(SessionTest, ASessionEndsWhileACopyBackWaitsForRoom) {
   limit_bytes_ = 400 * kMiB;
   start_with_context();
-  constexpr size_t bytes = 300 * kMiB;
-  const CUdeviceptr address = allocate(bytes);
-  std::vector<uint8_t> back(bytes);
+  const CUdeviceptr address = allocate(kLargeBytes);
+  std::vector<uint8_t> back(kLargeBytes);
   client_->hold_blocks();
-  ASSERT_EQ(post_cuMemcpyDtoHAsync_v2(nullptr, address, bytes, nullptr, client_->ticket(back.data(), bytes)), CUDA_SUCCESS);
-  std::thread waits([&] {
-    post_bfContextUse(uint64_t(context_));
-    remote_cuStreamSynchronize(nullptr);
-  });
+  ASSERT_EQ(post_cuMemcpyDtoHAsync_v2(nullptr, address, kLargeBytes, nullptr, client_->ticket(back.data(), kLargeBytes)), CUDA_SUCCESS);
+  auto waits = elsewhere([] { return remote_cuStreamSynchronize(nullptr); });
   while (driver_.waiting == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   pair_.client->shut();
-  waits.join();
+  waits.wait();
   EXPECT_EQ(join().code(), StatusCode::kUnavailable);
 }
 
